@@ -1,1 +1,1 @@
-//! placeholder
+//! Command line, configuration, API and the wiring of pooler, page server and the supervised Postgres.

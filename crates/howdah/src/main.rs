@@ -1,2 +1,3 @@
-//! placeholder
+//! The `howdah` program: everything is in the library, so that tests can call it.
+
 fn main() {}

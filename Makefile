@@ -1,0 +1,55 @@
+# The front door. `make up` is the product, `make test` the proof, `make bench` the figures, `make ci` all checks.
+# What deserves types lives in xtask.
+
+DIR ?=
+ARGS ?=
+FUZZ_SECONDS ?= 60
+
+.PHONY: help up build test bench ci deps tidy fmt check-kqueue fuzz
+
+help:
+	@echo "make up            build, then run Howdah on this machine (DIR=folder of the data, ARGS=more options)"
+	@echo "make test          run all tests"
+	@echo "make bench         measure the pooler beside PgBouncer (ARGS=--quick to try)"
+	@echo "make ci            formatting, lints, documentation, tests"
+	@echo "make deps          install what is missing (Debian)"
+	@echo "make check-kqueue  type-check the kqueue driver for FreeBSD and macOS"
+	@echo "make fuzz          run each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)"
+
+up: deps build
+	@exec target/release/howdah up $(if $(DIR),--dir $(DIR)) $(ARGS)
+
+build:
+	@cargo build --release --package howdah
+
+# cargo-nextest where it is installed, cargo test elsewhere: the tests are right under both.
+test: deps
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --workspace --profile ci; \
+	else \
+		cargo test --workspace --quiet --lib --bins --tests; \
+	fi
+	@cargo test --workspace --quiet --doc
+
+tidy:
+	@cargo test --quiet --package xtask
+
+bench: deps
+	@cargo xtask bench $(ARGS)
+
+ci: deps
+	@cargo xtask ci
+
+deps:
+	@scripts/install-dependencies
+
+fmt:
+	@cargo fmt --all
+
+check-kqueue:
+	@scripts/check-kqueue
+
+fuzz:
+	@for target in $$(cargo +nightly fuzz list); do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
