@@ -1,0 +1,1 @@
+//! As much SQL as a pooler needs to understand.
