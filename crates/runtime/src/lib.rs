@@ -1,1 +1,6 @@
 //! placeholder
+pub mod mailbox;
+pub mod bridge;
+pub mod limits;
+pub mod log;
+pub mod metrics;
