@@ -1,0 +1,8 @@
+//! Files of a data directory: what their names and bytes mean.
+
+pub mod backup_label;
+pub mod control;
+pub mod layout;
+pub mod relation;
+pub mod relmap;
+pub mod slru;

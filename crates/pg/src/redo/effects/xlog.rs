@@ -1,0 +1,129 @@
+//! Effects of `XLOG` records (`catalog/pg_control.h`, `access/xlog_internal.h`).
+
+use super::Change;
+use crate::lsn::Lsn;
+use crate::oid::Oid;
+use crate::wal::cursor::Cursor;
+use crate::wal::record::Record;
+
+/// A checkpoint's fields (`CheckPoint`), as in a checkpoint record and in `pg_control`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Written at shutdown: the counters are exact, no transaction runs.
+    pub shutdown: bool,
+    /// Where recovery would begin.
+    pub redo: Lsn,
+    pub timeline: u32,
+    pub previous_timeline: u32,
+    pub full_page_writes: bool,
+    /// With its epoch in the high half.
+    pub next_xid: u64,
+    pub next_oid: Oid,
+    pub next_multi: u32,
+    pub next_multi_offset: u32,
+    pub oldest_xid: u32,
+    pub oldest_xid_database: Oid,
+    pub oldest_multi: u32,
+    pub oldest_multi_database: Oid,
+    /// Seconds since the Unix epoch.
+    pub time: i64,
+    pub oldest_commit_timestamp_xid: u32,
+    pub newest_commit_timestamp_xid: u32,
+    /// 0 in a checkpoint at shutdown.
+    pub oldest_active_xid: u32,
+}
+
+impl Checkpoint {
+    /// Bytes of the structure in Postgres 13 to 16.
+    pub const BYTES: usize = 88;
+
+    /// Reads the structure of Postgres 13 to 16.
+    pub fn parse(bytes: &[u8], shutdown: bool) -> Option<Checkpoint> {
+        let mut cursor = Cursor::new(bytes);
+        let redo = cursor.lsn()?;
+        let timeline = cursor.u32()?;
+        let previous_timeline = cursor.u32()?;
+        let full_page_writes = cursor.bool()?;
+        cursor.align(8)?;
+        let next_xid = cursor.u64()?;
+        let next_oid = Oid(cursor.u32()?);
+        let next_multi = cursor.u32()?;
+        let next_multi_offset = cursor.u32()?;
+        let oldest_xid = cursor.u32()?;
+        let oldest_xid_database = Oid(cursor.u32()?);
+        let oldest_multi = cursor.u32()?;
+        let oldest_multi_database = Oid(cursor.u32()?);
+        cursor.align(8)?;
+        Some(Checkpoint {
+            shutdown,
+            redo,
+            timeline,
+            previous_timeline,
+            full_page_writes,
+            next_xid,
+            next_oid,
+            next_multi,
+            next_multi_offset,
+            oldest_xid,
+            oldest_xid_database,
+            oldest_multi,
+            oldest_multi_database,
+            time: cursor.i64()?,
+            oldest_commit_timestamp_xid: cursor.u32()?,
+            newest_commit_timestamp_xid: cursor.u32()?,
+            oldest_active_xid: cursor.u32()?,
+        })
+    }
+}
+
+/// Settings that a standby must match, and two that change what is logged (`xl_parameter_change`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    pub max_connections: i32,
+    pub max_worker_processes: i32,
+    pub max_wal_senders: i32,
+    pub max_prepared_transactions: i32,
+    pub max_locks_per_transaction: i32,
+    /// 0 minimal, 1 replica, 2 logical.
+    pub wal_level: i32,
+    pub wal_log_hints: bool,
+    pub track_commit_timestamp: bool,
+}
+
+pub(super) fn changes<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
+    let mut cursor = Cursor::new(record.main_data);
+    let change = match record.kind_bits() {
+        0x00 => Change::Checkpoint(Checkpoint::parse(record.main_data, true)?),
+        0x10 => Change::Checkpoint(Checkpoint::parse(record.main_data, false)?),
+        0x30 => Change::NextOid(Oid(cursor.u32()?)),
+        0x40 => Change::WalSwitched,
+        0x50 => Change::BackupEnded { start: cursor.lsn()? },
+        0x60 => Change::ParametersChanged(parameters(&mut cursor)?),
+        0x70 => {
+            let time = cursor.i64()?;
+            Change::RestorePoint { time, name: cursor.c_string()? }
+        }
+        0x80 => Change::FullPageWrites(cursor.bool()?),
+        0x90 => Change::RecoveryEnded {
+            time: cursor.i64()?,
+            timeline: cursor.u32()?,
+            previous_timeline: cursor.u32()?,
+        },
+        0xD0 => Change::ContrecordOverwritten { lost: cursor.lsn()?, time: cursor.i64()? },
+        _ => return Some(Vec::new()), // NOOP, and images, which are pages
+    };
+    Some(vec![change])
+}
+
+fn parameters(cursor: &mut Cursor<'_>) -> Option<Parameters> {
+    Some(Parameters {
+        max_connections: cursor.i32()?,
+        max_worker_processes: cursor.i32()?,
+        max_wal_senders: cursor.i32()?,
+        max_prepared_transactions: cursor.i32()?,
+        max_locks_per_transaction: cursor.i32()?,
+        wal_level: cursor.i32()?,
+        wal_log_hints: cursor.bool()?,
+        track_commit_timestamp: cursor.bool()?,
+    })
+}

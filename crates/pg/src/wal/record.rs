@@ -1,0 +1,325 @@
+//! One WAL record: header, block references, data (`access/xlogrecord.h`).
+
+use std::fmt;
+
+use crate::datadir::relation::{RelNode, RelTag};
+use crate::lsn::Lsn;
+use crate::wal::block::{Block, BlockHeader, BlockRef, MAX_BLOCK_ID, Part};
+use crate::wal::cursor::Cursor;
+use crate::wal::error::{WalError, WalErrorKind};
+use crate::wal::rmgr::{self, Rmgr};
+use crate::wal::segment::WalVersion;
+
+/// Bytes of the fixed header (`SizeOfXLogRecord`).
+pub const RECORD_HEADER_BYTES: usize = 24;
+
+/// The fixed header that every record begins with (`XLogRecord`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// Bytes of the whole record with this header.
+    pub total_length: u32,
+    /// The transaction that wrote it; 0 for none.
+    pub xid: u32,
+    /// Where the record before begins.
+    pub previous: Lsn,
+    /// Flags: the high four bits belong to the resource manager.
+    pub info: u8,
+    pub rmgr: Rmgr,
+    pub checksum: u32,
+}
+
+impl RecordHeader {
+    /// Reads the first 24 bytes; `None` if there are fewer.
+    pub fn parse(bytes: &[u8]) -> Option<RecordHeader> {
+        let mut cursor = Cursor::new(bytes);
+        let total_length = cursor.u32()?;
+        let xid = cursor.u32()?;
+        let previous = cursor.lsn()?;
+        let info = cursor.u8()?;
+        let rmgr = Rmgr(cursor.u8()?);
+        let _padding = cursor.u16()?;
+        let checksum = cursor.u32()?;
+        Some(RecordHeader { total_length, xid, previous, info, rmgr, checksum })
+    }
+
+    /// The four bits that tell the kind of record within its resource manager.
+    pub const fn kind_bits(&self) -> u8 {
+        self.info & 0xF0
+    }
+}
+
+/// A whole record as bytes: its checksum is right, its inside not yet looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRecord<'a> {
+    /// Where it begins.
+    pub lsn: Lsn,
+    /// Where the next one may begin: what redo writes into the pages it changes (`EndRecPtr`).
+    pub end_lsn: Lsn,
+    pub version: WalVersion,
+    pub header: RecordHeader,
+    /// `header.total_length` bytes, page headers removed.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> RawRecord<'a> {
+    /// Takes bytes that are one whole record, without a look at its checksum.
+    pub fn new(
+        bytes: &'a [u8],
+        lsn: Lsn,
+        end_lsn: Lsn,
+        version: WalVersion,
+    ) -> Result<RawRecord<'a>, WalError> {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let wrong = WalError { lsn, kind: WalErrorKind::RecordLength(length) };
+        let header = RecordHeader::parse(bytes).ok_or(wrong)?;
+        if header.total_length != length {
+            return Err(wrong);
+        }
+        Ok(RawRecord { lsn, end_lsn, version, header, bytes })
+    }
+
+    /// Compares the checksum: CRC-32C of everything after the header, then of the header without it.
+    pub fn verify(&self) -> Result<(), WalError> {
+        let (head, rest) = self.bytes.split_at_checked(RECORD_HEADER_BYTES).unwrap_or_default();
+        let fixed = head.get(..RECORD_HEADER_BYTES - 4).unwrap_or_default();
+        let computed = crc32c::crc32c_append(crc32c::crc32c(rest), fixed);
+        let found = self.header.checksum;
+        if computed == found {
+            return Ok(());
+        }
+        Err(self.error(WalErrorKind::Checksum { found, computed }))
+    }
+
+    /// The blocks it changes, without their data: all that an index of the WAL needs.
+    pub fn block_refs(&self) -> BlockRefs<'a> {
+        BlockRefs { headers: self.parts() }
+    }
+
+    /// Cuts the record into its blocks and data.
+    pub fn decode(&self) -> Result<Record<'a>, WalError> {
+        let mut record = Record {
+            lsn: self.lsn,
+            end_lsn: self.end_lsn,
+            version: self.version,
+            header: self.header,
+            origin: None,
+            toplevel_xid: None,
+            blocks: Vec::new(),
+            main_data: &[],
+        };
+        let mut parts = self.parts();
+        let mut main_length = 0;
+        while let Some(part) = parts.next_part()? {
+            match part {
+                Part::Block(header) => record.blocks.push(Block::from_header(&header)),
+                Part::Origin(origin) => record.origin = Some(origin),
+                Part::ToplevelXid(xid) => record.toplevel_xid = Some(xid),
+                Part::MainData(length) => main_length = length,
+            }
+        }
+        let short = self.error(WalErrorKind::RecordLength(self.header.total_length));
+        let mut data = parts.cursor;
+        for block in &mut record.blocks {
+            if let Some(image) = &mut block.image {
+                image.bytes = data.bytes(image.length).ok_or(short)?;
+            }
+            block.data = data.bytes(block.data_length).ok_or(short)?;
+        }
+        record.main_data = data.bytes(main_length).ok_or(short)?;
+        if !data.is_empty() {
+            return Err(short);
+        }
+        Ok(record)
+    }
+
+    fn parts(&self) -> Parts<'a> {
+        let body = self.bytes.get(RECORD_HEADER_BYTES..).unwrap_or_default();
+        Parts {
+            cursor: Cursor::new(body),
+            promised: 0,
+            rel: None,
+            next_id: 0,
+            done: false,
+            lsn: self.lsn,
+            version: self.version,
+            total_length: self.header.total_length,
+        }
+    }
+
+    const fn error(&self, kind: WalErrorKind) -> WalError {
+        WalError { lsn: self.lsn, kind }
+    }
+}
+
+/// Walks the headers in front of a record's data.
+#[derive(Clone, Debug)]
+struct Parts<'a> {
+    cursor: Cursor<'a>,
+    /// Bytes of data announced so far; headers end where only these are left.
+    promised: usize,
+    rel: Option<RelNode>,
+    next_id: u8,
+    done: bool,
+    lsn: Lsn,
+    version: WalVersion,
+    total_length: u32,
+}
+
+impl Parts<'_> {
+    fn next_part(&mut self) -> Result<Option<Part>, WalError> {
+        if self.done || self.cursor.rest().len() <= self.promised {
+            return Ok(None);
+        }
+        match self.read() {
+            Some(part) => part.map(Some),
+            None => Err(self.error(WalErrorKind::RecordLength(self.total_length))),
+        }
+    }
+
+    fn read(&mut self) -> Option<Result<Part, WalError>> {
+        let id = self.cursor.u8()?;
+        let part = match id {
+            255 => self.main_data_length(|cursor| cursor.u8().map(usize::from))?,
+            254 => self.main_data_length(|cursor| usize::try_from(cursor.u32()?).ok())?,
+            253 => Part::Origin(self.cursor.u16()?),
+            252 => Part::ToplevelXid(self.cursor.u32()?),
+            id if id <= MAX_BLOCK_ID && id >= self.next_id => {
+                self.next_id = id + 1;
+                match BlockHeader::read(&mut self.cursor, id, self.rel, self.version)? {
+                    Ok(header) => {
+                        self.rel = Some(header.tag.node());
+                        self.promised += header.data_length + header.image_length();
+                        Part::Block(header)
+                    }
+                    Err(what) => {
+                        return Some(Err(self.error(WalErrorKind::BlockReference { id, what })));
+                    }
+                }
+            }
+            id => {
+                let what = if id <= MAX_BLOCK_ID { "out of order" } else { "no such id" };
+                return Some(Err(self.error(WalErrorKind::BlockReference { id, what })));
+            }
+        };
+        Some(Ok(part))
+    }
+
+    /// The main data's length is always the last header.
+    fn main_data_length(
+        &mut self,
+        read: impl Fn(&mut Cursor<'_>) -> Option<usize>,
+    ) -> Option<Part> {
+        let length = read(&mut self.cursor)?;
+        self.promised = self.promised.checked_add(length)?;
+        self.done = true;
+        Some(Part::MainData(length))
+    }
+
+    const fn error(&self, kind: WalErrorKind) -> WalError {
+        WalError { lsn: self.lsn, kind }
+    }
+}
+
+/// Iterator over the blocks that a record changes; see [`RawRecord::block_refs`].
+#[derive(Clone, Debug)]
+pub struct BlockRefs<'a> {
+    headers: Parts<'a>,
+}
+
+impl Iterator for BlockRefs<'_> {
+    type Item = Result<BlockRef, WalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.headers.next_part() {
+                Ok(Some(Part::Block(header))) => return Some(Ok(header.block_ref())),
+                Ok(Some(_no_block)) => {}
+                Ok(None) => return None,
+                Err(error) => {
+                    self.headers.done = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// A decoded record; everything borrows from the record's bytes.
+#[derive(Clone, Debug)]
+pub struct Record<'a> {
+    /// Where it begins.
+    pub lsn: Lsn,
+    /// Where the next one may begin: what redo writes into the pages it changes.
+    pub end_lsn: Lsn,
+    pub version: WalVersion,
+    pub header: RecordHeader,
+    /// Number of the replication origin that the change came from.
+    pub origin: Option<u16>,
+    /// Set on the first record of a subtransaction (`wal_level = logical`).
+    pub toplevel_xid: Option<u32>,
+    /// In the order of their ids; ids may have gaps, see [`Record::block`].
+    pub blocks: Vec<Block<'a>>,
+    /// The resource manager's own data, not tied to a block.
+    pub main_data: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// The block reference with this id.
+    pub fn block(&self, id: u8) -> Option<&Block<'a>> {
+        self.blocks.iter().find(|block| block.id == id)
+    }
+
+    /// The block reference to this block, if the record has one.
+    pub fn block_of(&self, tag: RelTag, number: u32) -> Option<&Block<'a>> {
+        self.blocks.iter().find(|block| block.tag == tag && block.number == number)
+    }
+
+    pub const fn rmgr(&self) -> Rmgr {
+        self.header.rmgr
+    }
+
+    /// The kind's bits within the resource manager ([`RecordHeader::kind_bits`]).
+    pub const fn kind_bits(&self) -> u8 {
+        self.header.kind_bits()
+    }
+
+    /// The kind's name: `Heap/HOT_UPDATE+INIT`.
+    pub const fn kind(&self) -> RecordKind {
+        RecordKind { rmgr: self.header.rmgr, info: self.header.info }
+    }
+
+    /// Bytes that are not page images, as in `pg_waldump`'s `len (rec/tot)`.
+    pub fn length_without_images(&self) -> u32 {
+        let images: usize =
+            self.blocks.iter().filter_map(|block| block.image.as_ref()).map(|i| i.length).sum();
+        self.header.total_length.saturating_sub(u32::try_from(images).unwrap_or(u32::MAX))
+    }
+
+    /// The error for main data that its kind should not have.
+    pub fn data_error(&self) -> WalError {
+        WalError { lsn: self.lsn, kind: WalErrorKind::Data { kind: self.kind().rmgr.name() } }
+    }
+}
+
+/// A kind of record, to be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordKind {
+    pub rmgr: Rmgr,
+    pub info: u8,
+}
+
+impl RecordKind {
+    /// The name within the resource manager, if Postgres 15 has such a kind.
+    pub const fn name(self) -> Option<&'static str> {
+        rmgr::kind_name(self.rmgr, self.info)
+    }
+}
+
+impl fmt::Display for RecordKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => write!(f, "{}/{name}", self.rmgr),
+            None => write!(f, "{}/UNKNOWN ({:x})", self.rmgr, self.info & 0xF0),
+        }
+    }
+}
