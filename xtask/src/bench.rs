@@ -1,6 +1,49 @@
 //! `cargo xtask bench`: measures Howdah's pooler and PgBouncer side by side on one machine.
+//!
+//! 1. Starts a throw-away PostgreSQL 15 on tmpfs (without fsync: the server is not what is measured).
+//! 2. Starts each pooler in a session of its own, from the same `pgbouncer.ini`.
+//! 3. Runs each cell (workload, clients) in interleaved rounds: every target once before any twice.
+//! 4. Prints medians and ratios; `--write` puts them into docs/benchmarks.md with command, commit and machine.
+
+mod client;
+mod crowd;
+mod load;
+mod machine;
+mod measure;
+mod options;
+mod pgbouncer;
+mod plan;
+mod process;
+mod report;
+mod server;
+mod target;
+mod trace;
+
+use options::Options;
+use report::Report;
 
 /// Runs the benchmark named by the arguments.
-pub(crate) fn run(_arguments: Vec<String>) -> Result<(), String> {
-    Err("the benchmark is being written".to_owned())
+pub(crate) fn run(arguments: Vec<String>) -> Result<(), String> {
+    let Some(options) = Options::parse(arguments)? else { return Ok(()) };
+    process::raise_file_limit(options.crowd + 1000);
+    let server = server::Server::start(&options)?;
+    let mut poolers = target::prepare(&options, &server)?;
+    let mut report = Report::new(&options, &server, &poolers);
+    for cell in plan::cells(&options) {
+        for round in 0..options.rounds {
+            for index in plan::order(poolers.len(), round) {
+                let pooler = &mut poolers[index];
+                if !cell.applies_to(pooler) {
+                    continue;
+                }
+                let outcome = plan::measure(&options, &server, pooler, cell);
+                report.add(pooler.name(), cell, round, outcome);
+            }
+        }
+        report.show_cell(cell);
+    }
+    for pooler in &mut poolers {
+        pooler.stop();
+    }
+    report.finish()
 }

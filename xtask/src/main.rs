@@ -4,6 +4,7 @@
 
 mod bench;
 mod ci;
+mod kqueue;
 #[cfg(test)]
 mod lexer;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod tidy;
 #[cfg(test)]
 mod tree;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <task>
@@ -18,13 +20,21 @@ const USAGE: &str = "usage: cargo xtask <task>
 tasks:
   bench [OPTIONS]   measure the pooler beside PgBouncer (bench --help)
   ci                formatting, lints, tidy, documentation and tests, each with its time
+  check-kqueue      type-check the kqueue driver for FreeBSD and macOS (Debian only)
 ";
+
+/// The root of the checkout, from the place this crate was compiled in.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("xtask lies in the root").to_path_buf()
+}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let outcome = match arguments.next().as_deref() {
         Some("bench") => bench::run(arguments.collect()),
         Some("ci") => ci::run(),
+        Some("check-kqueue") => kqueue::run(),
         Some("-h" | "--help") => {
             println!("{USAGE}");
             Ok(())

@@ -3,14 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub(crate) use crate::root;
+
 /// Folders that are not ours to judge: build output, version control, local state.
 const SKIPPED: &[&str] = &["target", ".git", "node_modules", "data", "artifacts", "corpus"];
-
-/// The root of the checkout, from the place this crate was compiled in.
-pub(crate) fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().expect("xtask lies in the root").to_path_buf()
-}
 
 /// The text of a file below the root. Panics with the path: every caller names a file that must exist.
 pub(crate) fn text(path: &Path) -> String {
