@@ -20,10 +20,8 @@ impl Interfaces {
     pub fn from_proc(fib_trie: &str, route: &str, if_inet6: &str) -> Self {
         let loopback4 = Network::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8);
         let loopback6 = Network::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128);
-        let mut found = Self {
-            hosts: vec![loopback4, loopback6],
-            networks: vec![loopback4, loopback6],
-        };
+        let mut found =
+            Self { hosts: vec![loopback4, loopback6], networks: vec![loopback4, loopback6] };
         found.hosts.extend(local_ipv4(fib_trie).map(|address| Network::new(address.into(), 32)));
         found.networks.extend(route.lines().filter_map(ipv4_network));
         let ipv6: Vec<Network> = if_inet6.lines().filter_map(ipv6_network).collect();

@@ -22,11 +22,7 @@ pub(super) fn parse(
 ) -> Result<Hba, Vec<SettingsError>> {
     let mut reading = Reading { context, rules: Vec::new(), errors: Vec::new() };
     reading.file(file, text, 0);
-    if reading.errors.is_empty() {
-        Ok(Hba { rules: reading.rules })
-    } else {
-        Err(reading.errors)
-    }
+    if reading.errors.is_empty() { Ok(Hba { rules: reading.rules }) } else { Err(reading.errors) }
 }
 
 struct Reading<'a> {
@@ -182,9 +178,10 @@ impl Reading<'_> {
             match option.text.split_once('=') {
                 Some(("map", name)) if matches!(method, Method::Peer | Method::Cert) => {
                     let found = self.context.maps.get(name);
-                    map = Some(found.ok_or_else(|| {
-                        format!("the map \"{name}\" is not in the ident file")
-                    })?);
+                    map =
+                        Some(found.ok_or_else(|| {
+                            format!("the map \"{name}\" is not in the ident file")
+                        })?);
                 }
                 Some(("map", _name)) => {
                     return Err("map= is only valid for peer and cert".to_owned());

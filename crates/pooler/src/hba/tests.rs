@@ -167,7 +167,10 @@ fn maps_say_who_may_be_whom() {
 fn files_are_included() {
     let text = "include more.conf\ninclude_if_exists none.conf\nlocal all all reject";
     check(text, "unix carl d", "1 peer");
-    check_bad("include none.conf", "/etc/hba.conf:1: could not read \"/etc/none.conf\": entity not found");
+    check_bad(
+        "include none.conf",
+        "/etc/hba.conf:1: could not read \"/etc/none.conf\": entity not found",
+    );
     check_bad("include_dir d", "/etc/hba.conf:1: include_dir is not supported");
     check_bad(
         "include circle.conf",

@@ -16,8 +16,7 @@ fn files(path: &Path) -> io::Result<String> {
 }
 
 fn load(body: &str) -> Result<Rules, Vec<SettingsError>> {
-    let settings =
-        read_pooler("howdah.toml", &format!("[pooler]\n{body}")).expect("good settings");
+    let settings = read_pooler("howdah.toml", &format!("[pooler]\n{body}")).expect("good settings");
     Rules::load(1, settings, &files)
 }
 
@@ -153,8 +152,6 @@ fn servers_survive_what_does_not_concern_them() {
     assert!(old.servers_survive(&new, "a", "ann"));
     assert!(!old.servers_survive(&new, "b", "ann"), "another host");
     assert!(!old.servers_survive(&good(""), "a", "ann"), "the database has gone");
-    let tls = good(
-        "server_tls_sslmode = \"require\"\n[pooler.databases.a]\nhost = \"h\"",
-    );
+    let tls = good("server_tls_sslmode = \"require\"\n[pooler.databases.a]\nhost = \"h\"");
     assert!(!old.servers_survive(&tls, "a", "ann"), "another TLS mode");
 }

@@ -242,6 +242,7 @@ pub static OPTIONS: &[PgOption] = &[
         Ok(())
     }),
     list!(track_extra_parameters, false),
+    seconds!(transaction_timeout),
     option!(unix_socket_dir, false, |s| s.unix_socket_dir.clone(), |s, v| {
         s.unix_socket_dir = v.to_owned();
         Ok(())
