@@ -1,0 +1,171 @@
+//! A throw-away Postgres 15 for one test: own directory, unix socket only, gone when dropped.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test harness around real server processes; `pg` itself has no I/O"
+)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const BINARIES: &str = "/usr/lib/postgresql/15/bin";
+
+/// A running server.
+pub struct Cluster {
+    directory: PathBuf,
+    server: Option<Child>,
+    owner: Option<(u32, u32)>,
+}
+
+impl Cluster {
+    /// Runs initdb (with extra arguments) and starts the server with extra `name=value` settings.
+    pub fn start(initdb: &[&str], settings: &[&str]) -> Cluster {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("howdah-pg-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let owner = server_user();
+        if let Some((uid, gid)) = owner {
+            chown(&directory, Some(uid), Some(gid)).unwrap();
+        }
+        let mut cluster = Cluster { directory, server: None, owner };
+        let data = cluster.data();
+        let mut arguments = vec!["-D", data.to_str().unwrap(), "-A", "trust", "-U", "postgres"];
+        arguments.extend(["--no-sync", "--no-locale", "-E", "UTF8"]);
+        arguments.extend(initdb);
+        cluster.run("initdb", &arguments);
+        cluster.serve(settings);
+        cluster
+    }
+
+    /// Starts the server on the existing directory.
+    pub fn serve(&mut self, settings: &[&str]) {
+        let data = self.data();
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(&data);
+        let socket = format!("unix_socket_directories={}", self.directory.display());
+        for setting in ["listen_addresses=", "fsync=off", &socket].iter().chain(settings) {
+            command.args(["-c", setting]);
+        }
+        let log = fs::File::create(self.directory.join("log")).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        self.server = Some(child);
+        self.wait_until_ready();
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// Runs SQL in the database `postgres`; answers unaligned rows.
+    pub fn sql(&self, sql: &str) -> String {
+        self.sql_in("postgres", sql)
+    }
+
+    pub fn sql_in(&self, database: &str, sql: &str) -> String {
+        self.run("psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql])
+    }
+
+    /// Runs one of Postgres' programs against this server; it must succeed.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.command(program).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {text}{errors}");
+        text
+    }
+
+    /// Runs a shell script as the server's user; answers what it prints.
+    pub fn shell(&self, script: &str) -> String {
+        self.run("/bin/sh", &["-c", script])
+    }
+
+    /// A client that runs beside the test; it is waited for by the caller.
+    pub fn spawn(&self, program: &str, arguments: &[&str]) -> Child {
+        let mut command = self.command(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    /// Shuts down cleanly, with a checkpoint.
+    pub fn stop(&mut self) {
+        let data = self.data();
+        self.run("pg_ctl", &["stop", "-m", "fast", "-w", "-D", data.to_str().unwrap()]);
+        if let Some(mut server) = self.server.take() {
+            server.wait().unwrap();
+        }
+    }
+
+    /// The cluster's WAL: the first segment's start and all segments' bytes in order.
+    pub fn wal(&self) -> (u64, Vec<u8>) {
+        let mut names: Vec<PathBuf> = fs::read_dir(self.data().join("pg_wal"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.file_name().unwrap().len() == 24)
+            .collect();
+        names.sort();
+        let first = names.first().unwrap().file_name().unwrap().to_str().unwrap();
+        let length = fs::metadata(names.first().unwrap()).unwrap().len();
+        let number = u64::from_str_radix(&first[16..], 16).unwrap();
+        let bytes = names.iter().flat_map(|name| fs::read(name).unwrap()).collect();
+        (number * length, bytes)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(Path::new(BINARIES).join(program));
+        command.env("PGHOST", &self.directory).env("PGUSER", "postgres").env("PGPORT", "5432");
+        command.env_remove("PGDATABASE").env("TZ", "UTC").current_dir(&self.directory);
+        if let Some((uid, gid)) = self.owner {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    fn wait_until_ready(&mut self) {
+        for _attempt in 0..1200 {
+            if self.command("pg_isready").stdout(Stdio::null()).status().unwrap().success() {
+                return;
+            }
+            let exited = self.server.as_mut().unwrap().try_wait().unwrap();
+            assert!(exited.is_none(), "server did not start: {}", self.log());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("server is not ready after a minute: {}", self.log());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _stopped = self
+                .command("pg_ctl")
+                .args(["stop", "-m", "immediate", "-D"])
+                .arg(self.data())
+                .stdout(Stdio::null())
+                .status();
+            let _reaped = server.wait();
+        }
+        let _removed = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Postgres refuses to run as root: then, the user that its package made.
+fn server_user() -> Option<(u32, u32)> {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return None;
+    }
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let line = passwd.lines().find(|line| line.starts_with("postgres:"));
+    let fields: Vec<&str> = line.expect("user postgres exists").split(':').collect();
+    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
+}

@@ -1,0 +1,5 @@
+//! Integration tests of `pg`; those in modules named `postgres` start a real server.
+
+mod cluster;
+mod wal;
+mod workload;

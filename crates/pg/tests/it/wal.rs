@@ -1,0 +1,3 @@
+//! Decoding of the WAL: against `pg_waldump`, and under damage.
+
+mod postgres;
