@@ -4,3 +4,4 @@ pub mod bridge;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod tls;
