@@ -1,7 +1,16 @@
-//! placeholder
-pub mod mailbox;
+//! The per-core machine: I/O drivers, tasks, clocks, messages. Knows no Postgres. See README.md.
+
 pub mod bridge;
+pub mod buffer;
+pub mod clock;
+pub mod collections;
+pub mod executor;
+pub mod io;
 pub mod limits;
 pub mod log;
+pub mod mailbox;
 pub mod metrics;
+pub mod net;
+pub mod random;
 pub mod tls;
+mod sys;

@@ -27,3 +27,36 @@ pub const BRIDGE_STOP_WAIT: Duration = Duration::from_secs(2);
 /// Label combinations of one metric: more is a mistake (a label taken from user input), and the surplus shares
 /// one series labelled `overflow`.
 pub const METRIC_SERIES_MAX: usize = 10_000;
+
+// Executor.
+
+/// Cores of one process: a bit of static memory each, and 8 bits in a packed waker.
+pub const CORES_MAX: usize = 128;
+/// Tasks of one core: a connection has two or three, descriptors end long before.
+pub const TASKS_MAX: u32 = 1 << 20;
+/// Task polls between two looks at the kernel, so that tasks that wake one another can't starve the sockets.
+pub const TASKS_PER_TURN_MAX: usize = 512;
+
+// Buffers.
+
+/// Largest memory of a send queue that is kept for the next one; a larger one held a burst and is freed.
+pub const SEND_BUFFER_BYTES_KEPT_MAX: usize = 16 * 1024;
+/// Free send queues' memory kept per core: as many connections rarely send in one turn.
+pub const SEND_BUFFERS_KEPT_MAX: usize = 256;
+/// Receive buffers of a core: as many as are in use at once, which is far fewer than connections.
+pub const RECEIVE_BUFFERS: usize = 1024;
+/// Size of a receive buffer: a page, which most messages fit.
+pub const RECEIVE_BUFFER_BYTES: usize = 4096;
+
+// Sockets.
+
+/// Events taken from the kernel per turn; more come with the next.
+pub const EVENTS_PER_TURN_MAX: usize = 1024;
+/// Connections the kernel holds until they are accepted, if it allows that many.
+pub const LISTEN_BACKLOG: u32 = 4096;
+/// How long a listener waits when descriptors have run out.
+pub const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+/// How long to wait before trying again a Unix listener whose backlog is full.
+pub const CONNECT_RETRY: Duration = Duration::from_millis(2);
+/// A slice this large is offered to the socket at once, which saves copying it.
+pub const DIRECT_SEND_BYTES: usize = 8 * 1024;

@@ -1,0 +1,262 @@
+//! The tasks of one core. One thread runs one loop: tasks that are ready, then everything they queued
+//! is sent, then the driver waits for the kernel, other cores or the next timer.
+//!
+//! Invariants:
+//! 1. A task never leaves its core, so futures need not be `Send`; its waker may go anywhere.
+//! 2. A wake queues its task once, however often it is repeated before the task runs.
+//! 3. Nothing of the core is borrowed while a task runs or is dropped.
+//! 4. The core looks at the kernel at least once per [`TASKS_PER_TURN_MAX`] polls.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use crate::clock::{Time, wheel};
+use crate::limits::TASKS_PER_TURN_MAX;
+use crate::{buffer, io as driver};
+
+pub use join::{Aborted, JoinHandle};
+use scheduler::Scheduler;
+
+mod join;
+pub(crate) mod remote;
+mod scheduler;
+
+/// Starts a task on this core. Dropping the handle lets the task run on.
+pub fn spawn<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {
+    JoinHandle::start(future)
+}
+
+/// Starts a task whose end nobody waits for: one allocation.
+pub fn spawn_detached<F: Future<Output = ()> + 'static>(future: F) {
+    let future = Box::pin(future);
+    with_core(|core| core.scheduler().insert(future));
+}
+
+/// Lets every other ready task and the kernel have a turn.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        with_core(|core| core.yielded.borrow_mut().push(cx.waker().clone()));
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Makes this thread a core, runs it until `future` is done, and drops the tasks still there.
+///
+/// # Errors
+/// When the driver can't be opened, or stops working.
+///
+/// # Panics
+/// When this thread is a core already.
+pub fn block_on<F: Future>(options: &driver::Options, future: F) -> io::Result<F::Output> {
+    let open = Open::new(options)?;
+    let future = pin!(future);
+    let result = open.run(future);
+    drop(open);
+    result
+}
+
+/// What a thread needs to be a core.
+pub(crate) struct Core {
+    /// `remote::NONE` off a core.
+    id: Cell<u32>,
+    /// Nanoseconds, as of the beginning of this turn.
+    now: Cell<u64>,
+    scheduler: RefCell<Scheduler>,
+    /// Woken at the beginning of the next turn.
+    yielded: RefCell<Vec<Waker>>,
+    wheel: RefCell<wheel::Wheel>,
+    reactor: RefCell<Option<driver::Reactor>>,
+}
+
+thread_local! {
+    static CORE: Core = const {
+        Core {
+            id: Cell::new(remote::NONE),
+            now: Cell::new(0),
+            scheduler: RefCell::new(Scheduler::new()),
+            yielded: RefCell::new(Vec::new()),
+            wheel: RefCell::new(wheel::Wheel::new()),
+            reactor: RefCell::new(None),
+        }
+    };
+}
+
+/// Lends this thread's core.
+///
+/// # Panics
+/// Off a core.
+pub(crate) fn with_core<R>(f: impl FnOnce(&Core) -> R) -> R {
+    CORE.with(|core| {
+        assert!(
+            core.id.get() != remote::NONE,
+            "this must be called on a core, inside block_on or a nodepool"
+        );
+        f(core)
+    })
+}
+
+/// Lends this core's reactor.
+///
+/// # Panics
+/// Off a core.
+pub(crate) fn with_reactor<R>(f: impl FnOnce(&mut driver::Reactor) -> R) -> R {
+    with_core(|core| core.with_reactor(f))
+}
+
+/// As [`with_reactor`], or `None` when there is no core any more: for destructors.
+pub(crate) fn try_with_reactor<R>(f: impl FnOnce(&mut driver::Reactor) -> R) -> Option<R> {
+    CORE.try_with(|core| core.reactor.borrow_mut().as_mut().map(f)).ok().flatten()
+}
+
+/// The clock of this core's driver; `None` off a core.
+pub(crate) fn driver_time() -> Option<Time> {
+    CORE.try_with(|core| core.reactor.try_borrow().ok()?.as_ref().map(driver::Reactor::time))
+        .ok()
+        .flatten()
+}
+
+/// Takes a timer out of the wheel, if there still is one.
+pub(crate) fn cancel_timer(key: wheel::Key) {
+    let _gone = CORE.try_with(|core| core.wheel.borrow_mut().cancel(key));
+}
+
+/// Wakes the task that `packed` names, from any thread.
+pub(crate) fn wake_packed(packed: u64) {
+    let task = scheduler::TaskId::unpack(packed);
+    let here = CORE.try_with(|core| {
+        let own = core.id.get() == task.core;
+        if own {
+            core.scheduler.borrow_mut().wake(task);
+        }
+        own
+    });
+    if here != Ok(true) {
+        remote::wake(task.core, task.index);
+    }
+}
+
+impl Core {
+    pub(crate) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    pub(crate) fn wheel(&self) -> RefMut<'_, wheel::Wheel> {
+        self.wheel.borrow_mut()
+    }
+
+    fn scheduler(&self) -> RefMut<'_, Scheduler> {
+        self.scheduler.borrow_mut()
+    }
+
+    fn with_reactor<R>(&self, f: impl FnOnce(&mut driver::Reactor) -> R) -> R {
+        f(self.reactor.borrow_mut().as_mut().expect("a core has a reactor while it runs"))
+    }
+
+    /// What happened since: other cores' wakes, yields, timers.
+    fn begin_turn(&self) {
+        self.now.set(self.with_reactor(|reactor| reactor.time_now()));
+        remote::collect(self.id.get(), |index| self.scheduler().wake_index(index));
+        self.wheel.borrow_mut().advance(self.now.get());
+        let mut yielded = self.yielded.borrow_mut();
+        yielded.drain(..).for_each(Waker::wake);
+    }
+
+    /// Sends what was queued, then waits for something to do.
+    fn end_turn(&self) -> io::Result<()> {
+        let busy = !self.scheduler().is_idle() || !self.yielded.borrow().is_empty();
+        let parked = !busy && remote::park(self.id.get());
+        let until = if parked { self.wheel.borrow().next() } else { Some(0) };
+        let result = self.with_reactor(|reactor| reactor.turn(until));
+        if parked {
+            remote::unpark(self.id.get());
+        }
+        result
+    }
+
+    /// Runs ready tasks; the root's output when it is done.
+    fn run_ready<F: Future>(&self, root: &mut Pin<&mut F>) -> Option<F::Output> {
+        for _ in 0..TASKS_PER_TURN_MAX {
+            let (task, work) = self.scheduler().next()?;
+            let waker = crate::sys::waker::waker(task.pack(self.id.get()));
+            let mut context = Context::from_waker(&waker);
+            match work {
+                None => {
+                    if let Poll::Ready(output) = root.as_mut().poll(&mut context) {
+                        return Some(output);
+                    }
+                }
+                Some(mut future) => {
+                    let done = future.as_mut().poll(&mut context).is_ready();
+                    let finished = self.scheduler().put_back(task, future, done);
+                    drop(finished);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// A thread being a core, until dropped.
+struct Open;
+
+impl Open {
+    fn new(options: &driver::Options) -> io::Result<Self> {
+        CORE.with(|core| {
+            assert!(core.id.get() == remote::NONE, "this thread is a core already");
+            let (id, bell) = remote::claim()?;
+            let reactor =
+                driver::Reactor::open(options, bell).inspect_err(|_| remote::release(id))?;
+            buffer::open(options.buffers, options.buffer_bytes);
+            core.now.set(reactor.time_now());
+            core.wheel.borrow_mut().reset(core.now.get());
+            *core.reactor.borrow_mut() = Some(reactor);
+            *core.scheduler.borrow_mut() = Scheduler::with_root();
+            core.id.set(id);
+            Ok(Self)
+        })
+    }
+
+    fn run<F: Future>(&self, mut root: Pin<&mut F>) -> io::Result<F::Output> {
+        CORE.with(|core| {
+            loop {
+                core.begin_turn();
+                if let Some(output) = core.run_ready(&mut root) {
+                    return Ok(output);
+                }
+                core.end_turn()?;
+            }
+        })
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        CORE.with(|core| {
+            loop {
+                let tasks = core.scheduler().take_all();
+                if tasks.is_empty() {
+                    break;
+                }
+                drop(tasks);
+            }
+            let reactor = core.reactor.borrow_mut().take();
+            drop(reactor);
+            let yielded = core.yielded.take();
+            drop(yielded);
+            core.wheel.borrow_mut().reset(0);
+            buffer::close();
+            remote::release(core.id.replace(remote::NONE));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

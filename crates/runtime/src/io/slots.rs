@@ -1,0 +1,297 @@
+//! The state of connections, listeners and watched descriptors that all drivers share: what has been
+//! received, what is to be sent, who waits for which.
+//!
+//! Invariants:
+//! 1. An [`Id`] names one entry for its whole life; events of an earlier entry in the same slot are told by
+//!    its generation and dropped.
+//! 2. Bytes live here, never in a future: dropping a future loses nothing.
+//! 3. An idle connection holds no memory beyond its slot.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Waker};
+
+use rustix::io::Errno;
+
+use crate::buffer::{self, Chunk};
+
+/// Names an entry. As a `u64` it travels through the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Id {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl Id {
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the word")]
+    pub(crate) fn unpack(packed: u64) -> Self {
+        Self { index: packed as u32, generation: (packed >> 32) as u32 }
+    }
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    #[default]
+    Free,
+    Stream,
+    Listener,
+    Watch,
+}
+
+/// One connection, listener or watch.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) generation: u32,
+    pub(crate) kind: Kind,
+    /// A Unix socket.
+    pub(crate) local: bool,
+    /// Reading (or accepting) may get something.
+    pub(crate) readable: bool,
+    /// Writing may get something out.
+    pub(crate) writable: bool,
+    /// The peer has closed, or the connection broke: read until end of file, even after a short read.
+    pub(crate) hangup: bool,
+    /// End of file was read.
+    pub(crate) eof: bool,
+    /// Listed in [`Slots::dirty`].
+    pub(crate) dirty: bool,
+    pub(crate) connecting: bool,
+    /// Driver's own: something of this entry is armed in the kernel.
+    pub(crate) armed: bool,
+    /// Why reading failed, for good.
+    pub(crate) receive_error: Option<Errno>,
+    /// Why sending failed, for good. What is queued from then on is thrown away.
+    pub(crate) send_error: Option<Errno>,
+    pub(crate) fd: Option<OwnedFd>,
+    pub(crate) received: Received,
+    pub(crate) out: Outgoing,
+    pub(crate) reader: Option<Waker>,
+    pub(crate) writer: Option<Waker>,
+    /// The writer waits until fewer bytes than this are queued.
+    pub(crate) writer_below: usize,
+}
+
+impl Slot {
+    /// Bytes queued and not yet taken by the system.
+    pub(crate) fn queued(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Nothing is queued and the socket may take something.
+    pub(crate) fn can_send_direct(&self) -> bool {
+        self.fd.is_some()
+            && self.writable
+            && !self.connecting
+            && self.queued() == 0
+            && self.send_error.is_none()
+    }
+
+    pub(crate) fn wake_reader(&mut self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn wake_writer(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+
+    /// Wakes the writer if what it waits for has come.
+    pub(crate) fn sent_some(&mut self) {
+        if self.out.len() < self.writer_below || self.send_error.is_some() {
+            self.wake_writer();
+        }
+    }
+
+    pub(crate) fn fail_sending(&mut self, error: Errno) {
+        self.send_error = Some(error);
+        self.out.clear();
+        self.wake_writer();
+    }
+
+    pub(crate) fn wait_to_read(&mut self, cx: Option<&mut Context<'_>>) {
+        if let Some(cx) = cx {
+            keep_waker(&mut self.reader, cx);
+        }
+    }
+
+    pub(crate) fn wait_to_write(&mut self, cx: &Context<'_>, below: usize) {
+        self.writer_below = below;
+        keep_waker(&mut self.writer, cx);
+    }
+
+    /// The socket.
+    ///
+    /// # Panics
+    /// When the entry has none, which is a mistake of the driver.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        self.fd.as_ref().expect("a connection has a descriptor while it is open")
+    }
+}
+
+fn keep_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}
+
+/// Chunks received and not yet read. The first stays inline: most often there is one, and then no memory is needed.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    first: Option<Chunk>,
+    rest: VecDeque<Chunk>,
+    bytes: usize,
+}
+
+impl Received {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn push(&mut self, chunk: Chunk) {
+        self.bytes += chunk.len();
+        if self.first.is_none() {
+            self.first = Some(chunk);
+        } else {
+            self.rest.push_back(chunk);
+        }
+    }
+
+    /// Puts the unread rest of a chunk back.
+    pub(crate) fn push_front(&mut self, chunk: Chunk) {
+        self.bytes += chunk.len();
+        if let Some(second) = self.first.replace(chunk) {
+            self.rest.push_front(second);
+        }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Chunk> {
+        let chunk = self.first.take()?;
+        self.bytes -= chunk.len();
+        self.first = self.rest.pop_front();
+        if self.rest.is_empty() && self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
+        }
+        Some(chunk)
+    }
+}
+
+/// Bytes to be sent. The memory comes from the core's pool and returns to it when all is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outgoing {
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = buffer::take_send();
+        } else if self.sent > self.bytes.len() / 2 {
+            // Bounds the memory of a queue that is never quite empty; each byte moves once at most on average.
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The first `count` unsent bytes are out.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.sent += count;
+        debug_assert!(self.sent <= self.bytes.len(), "sent more than was queued");
+        if self.sent >= self.bytes.len() {
+            self.clear();
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.sent = 0;
+        buffer::give_send(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// All entries of a core.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    entries: Vec<Slot>,
+    free: Vec<u32>,
+    /// Connections on which something was queued in this turn.
+    pub(crate) dirty: Vec<Id>,
+}
+
+impl Slots {
+    pub(crate) fn insert(&mut self, kind: Kind, fd: Option<OwnedFd>) -> Id {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Slot::default());
+            u32::try_from(self.entries.len() - 1).expect("descriptors end before 2^32 entries")
+        });
+        let slot = &mut self.entries[index as usize];
+        debug_assert_eq!(slot.kind, Kind::Free, "a slot is given to two entries");
+        slot.kind = kind;
+        slot.fd = fd;
+        Id { index, generation: slot.generation }
+    }
+
+    /// Takes the entry out; its id is stale from now on.
+    pub(crate) fn remove(&mut self, id: Id) -> Slot {
+        let generation = id.generation.wrapping_add(1);
+        let slot = std::mem::replace(self.get_mut(id), Slot { generation, ..Slot::default() });
+        self.free.push(id.index);
+        slot
+    }
+
+    /// The entry an event is for; `None` when it is gone.
+    pub(crate) fn find(&mut self, id: Id) -> Option<&mut Slot> {
+        let slot = self.entries.get_mut(id.index as usize)?;
+        (slot.generation == id.generation && slot.kind != Kind::Free).then_some(slot)
+    }
+
+    /// The entry of an owner.
+    ///
+    /// # Panics
+    /// When it is gone: owners remove their entries themselves.
+    pub(crate) fn get_mut(&mut self, id: Id) -> &mut Slot {
+        self.find(id).expect("an entry lives as long as its owner")
+    }
+
+    /// Appends to the send queue, to go out at the end of the turn.
+    pub(crate) fn queue(&mut self, id: Id, bytes: &[u8]) {
+        let slot = self.get_mut(id);
+        if bytes.is_empty() || slot.send_error.is_some() {
+            return;
+        }
+        slot.out.push(bytes);
+        if !std::mem::replace(&mut slot.dirty, true) {
+            self.dirty.push(id);
+        }
+    }
+
+    /// The entries still open.
+    pub(crate) fn ids(&self) -> Vec<Id> {
+        let open = self.entries.iter().enumerate().filter(|(_, slot)| slot.kind != Kind::Free);
+        let id = |(index, slot): (usize, &Slot)| {
+            Some(Id { index: u32::try_from(index).ok()?, generation: slot.generation })
+        };
+        open.filter_map(id).collect()
+    }
+}

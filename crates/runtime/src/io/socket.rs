@@ -1,0 +1,213 @@
+//! Making and asking sockets: what the drivers of a real kernel have in common.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, chmod, unlink};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketType, bind, connect, listen, send, socket_with,
+    sockopt,
+};
+
+use super::slots::Slot;
+use crate::net::{Address, ListenOptions};
+
+/// A listening socket, not blocking.
+pub(super) fn listening(address: &Address, options: &ListenOptions) -> io::Result<OwnedFd> {
+    let socket = new_socket(address)?;
+    let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
+    match address {
+        Address::Tcp(address) => {
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            if options.reuse_port {
+                reuse_port(&socket)?;
+            }
+            if address.is_ipv6() {
+                sockopt::set_ipv6_v6only(&socket, true)?;
+            }
+            bind(&socket, address)?;
+            listen(&socket, backlog)?;
+        }
+        Address::Unix(path) => {
+            let name = SocketAddrUnix::new(path)?;
+            if is_stale(&name)? {
+                unlink(path)?;
+            }
+            bind(&socket, &name)?;
+            if let Some(mode) = options.unix_mode {
+                chmod(path, Mode::from_raw_mode(raw_mode(mode)))?;
+            }
+            listen(&socket, backlog)?;
+        }
+    }
+    Ok(socket)
+}
+
+/// Permission bits in the width this system has for them.
+#[cfg(target_os = "linux")]
+fn raw_mode(mode: u32) -> rustix::fs::RawMode {
+    mode
+}
+
+#[cfg(not(target_os = "linux"))]
+fn raw_mode(mode: u32) -> rustix::fs::RawMode {
+    rustix::fs::RawMode::try_from(mode & 0o7777).unwrap_or(0o600)
+}
+
+/// Whether the path is the socket of a server that is gone.
+fn is_stale(name: &SocketAddrUnix) -> io::Result<bool> {
+    let probe = plain_socket(AddressFamily::UNIX)?;
+    match connect(&probe, name) {
+        Err(Errno::CONNREFUSED) => Ok(true),
+        _ => Ok(false),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn reuse_port(socket: &OwnedFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_reuseport(socket, true)?)
+}
+
+#[cfg(target_os = "freebsd")]
+fn reuse_port(socket: &OwnedFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_reuseport_lb(socket, true)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+fn reuse_port(_socket: &OwnedFd) -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system does not spread connections over listeners",
+    ))
+}
+
+/// A socket on its way to `address`, not blocking; true when it is there already.
+pub(super) fn connecting(address: &Address) -> io::Result<(OwnedFd, bool)> {
+    let socket = new_socket(address)?;
+    prepare(socket.as_fd(), matches!(address, Address::Unix(_)));
+    let result = match address {
+        Address::Tcp(address) => connect(&socket, address),
+        Address::Unix(path) => connect(&socket, &SocketAddrUnix::new(path)?),
+    };
+    match result {
+        Ok(()) => Ok((socket, true)),
+        Err(Errno::INPROGRESS | Errno::INTR) => Ok((socket, false)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sets what every connection has. Errors don't matter: the connection may be gone by now, which reading will tell.
+pub(super) fn prepare(socket: BorrowedFd<'_>, local: bool) {
+    if !local {
+        let _gone = sockopt::set_tcp_nodelay(socket, true);
+    }
+    #[cfg(target_vendor = "apple")]
+    let _gone = sockopt::set_socket_nosigpipe(socket, true);
+}
+
+/// Takes the next connection off a listener, not blocking if `nonblocking`.
+#[cfg(target_os = "linux")]
+pub(super) fn accept(listener: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, Errno> {
+    use rustix::net::{SocketFlags, accept_with};
+    let mut flags = SocketFlags::CLOEXEC;
+    flags.set(SocketFlags::NONBLOCK, nonblocking);
+    accept_with(listener, flags)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn accept(listener: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, Errno> {
+    let socket = rustix::net::accept(listener)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    ioctl_fionbio(&socket, nonblocking)?;
+    Ok(socket)
+}
+
+/// Whether a descriptor is a Unix socket.
+pub(super) fn is_local(socket: BorrowedFd<'_>) -> bool {
+    rustix::net::getsockname(socket).is_ok_and(|name| name.address_family() == AddressFamily::UNIX)
+}
+
+/// How a direct send ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    All,
+    /// The socket takes no more for now.
+    Full,
+    Failed,
+}
+
+/// Sends what is queued until it is all out or the socket takes no more. A failure is kept in the slot.
+pub(super) fn send_queued(slot: &mut Slot) -> Sent {
+    while !slot.out.is_empty() {
+        match send_once(slot.socket(), slot.out.unsent()) {
+            Ok(count) => {
+                let wanted = slot.out.len();
+                slot.out.advance(count);
+                if count < wanted {
+                    continue;
+                }
+            }
+            Err(Errno::AGAIN) => {
+                slot.writable = false;
+                slot.sent_some();
+                return Sent::Full;
+            }
+            Err(error) => {
+                slot.fail_sending(error);
+                return Sent::Failed;
+            }
+        }
+    }
+    slot.sent_some();
+    Sent::All
+}
+
+/// Sends a slice past the queue; how much was taken. The rest is for the queue, which finds out why.
+pub(super) fn send_direct(slot: &Slot, bytes: &[u8]) -> usize {
+    send_once(slot.socket(), bytes).unwrap_or(0)
+}
+
+/// One send(2) that neither waits nor signals.
+pub(super) fn send_once(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
+    loop {
+        match send(socket, bytes, SEND_FLAGS) {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
+
+fn new_socket(address: &Address) -> io::Result<OwnedFd> {
+    let family = match address {
+        Address::Tcp(address) if address.is_ipv4() => AddressFamily::INET,
+        Address::Tcp(_) => AddressFamily::INET6,
+        Address::Unix(_) => AddressFamily::UNIX,
+    };
+    plain_socket(family)
+}
+
+#[cfg(target_os = "linux")]
+fn plain_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    use rustix::net::SocketFlags;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn plain_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    ioctl_fionbio(&socket, true)?;
+    Ok(socket)
+}
+
+/// Makes a socket blocking or not.
+pub(super) fn set_nonblocking(socket: &OwnedFd, nonblocking: bool) -> io::Result<()> {
+    Ok(ioctl_fionbio(socket, nonblocking)?)
+}

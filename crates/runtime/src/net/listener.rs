@@ -1,0 +1,102 @@
+//! Accepting connections.
+
+use std::future::poll_fn;
+use std::io;
+use std::marker::PhantomData;
+
+use rustix::io::Errno;
+use rustix::net::getsockname;
+
+use super::{Address, Stream};
+use crate::clock;
+use crate::executor::{try_with_reactor, with_reactor};
+use crate::io::Id;
+use crate::limits::{ACCEPT_BACK_OFF, LISTEN_BACKLOG};
+
+/// How to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Connections the kernel holds until they are accepted.
+    pub backlog: u32,
+    /// Every core may have a listener at the same address; the kernel spreads connections over them.
+    pub reuse_port: bool,
+    /// Permission bits of a Unix socket.
+    pub unix_mode: Option<u32>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { backlog: LISTEN_BACKLOG, reuse_port: false, unix_mode: None }
+    }
+}
+
+/// A listening socket of this core.
+#[derive(Debug)]
+pub struct Listener {
+    id: Id,
+    address: Address,
+    core: PhantomData<*const ()>,
+}
+
+impl Listener {
+    /// Listens at `address`; port 0 takes a free one. The socket a dead server left at a Unix path is replaced.
+    ///
+    /// # Errors
+    /// When the address is taken, not ours, or not allowed.
+    pub fn bind(address: &Address, options: &ListenOptions) -> io::Result<Self> {
+        with_reactor(|reactor| {
+            let id = reactor.driver.listen(&mut reactor.slots, address, options)?;
+            let address = match (address, &reactor.slots.get_mut(id).fd) {
+                (Address::Tcp(_), Some(fd)) => Address::of(&getsockname(fd)?)?,
+                _ => address.clone(),
+            };
+            Ok(Self { id, address, core: PhantomData })
+        })
+    }
+
+    /// Where it listens, with the port the system chose.
+    pub fn local_address(&self) -> Address {
+        self.address.clone()
+    }
+
+    /// The next connection and where it comes from. Out of descriptors it waits for some to come free.
+    ///
+    /// # Errors
+    /// When the listener itself is broken.
+    pub async fn accept(&self) -> io::Result<(Stream, Address)> {
+        let mut waited = false;
+        loop {
+            let accepted = poll_fn(|cx| {
+                with_reactor(|reactor| reactor.driver.poll_accept(&mut reactor.slots, self.id, cx))
+            });
+            match accepted.await {
+                Ok(id) => {
+                    let stream = Stream::of(id);
+                    // A peer that is gone again has no address; reading will tell.
+                    let address =
+                        stream.peer_address().unwrap_or_else(|_| Address::Unix("".into()));
+                    return Ok((stream, address));
+                }
+                Err(error) if is_exhaustion(&error) => {
+                    if !std::mem::replace(&mut waited, true) {
+                        tracing::warn!(address = %self.address, %error, "cannot accept connections for now");
+                    }
+                    clock::sleep(ACCEPT_BACK_OFF).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Out of something that comes back.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let exhaustion = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| exhaustion.contains(&errno))
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        try_with_reactor(|reactor| reactor.driver.close(&mut reactor.slots, self.id, false));
+    }
+}

@@ -1,0 +1,9 @@
+//! The only unsafe code of the repository: what the compiler cannot check about the kernel and about
+//! task handles, wrapped so that the rest of the crate can be safe.
+
+#![expect(
+    unsafe_code,
+    reason = "the kernel's and the waker's contracts are kept here, block by block"
+)]
+
+pub(crate) mod waker;
