@@ -13,6 +13,7 @@ use crate::buffer::Chunk;
 use crate::clock::Time;
 use crate::executor::remote::Bell;
 use crate::executor::{try_with_reactor, with_reactor};
+use crate::fs::{Operation, Outcome};
 use crate::limits;
 use crate::net::{Address, Detached, ListenOptions};
 
@@ -21,6 +22,7 @@ pub(crate) use slots::{Id, Slot, Slots};
 #[cfg(target_os = "linux")]
 mod epoll;
 mod readiness;
+pub mod simulated;
 mod slots;
 mod socket;
 
@@ -102,12 +104,15 @@ pub struct Options {
     pub buffers: usize,
     /// Size of a receive buffer.
     pub buffer_bytes: usize,
+    /// The world of the simulated back end; the others ignore it.
+    pub simulation: simulated::Simulation,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (buffers, buffer_bytes) = (limits::RECEIVE_BUFFERS, limits::RECEIVE_BUFFER_BYTES);
-        Self { backend: BackendChoice::Auto, buffers, buffer_bytes }
+        let simulation = simulated::Simulation::default();
+        Self { backend: BackendChoice::Auto, buffers, buffer_bytes, simulation }
     }
 }
 
@@ -136,6 +141,16 @@ pub(crate) trait Driver {
     /// The monotonic half of [`time`](Self::time).
     fn now(&self) -> u64 {
         self.time().monotonic
+    }
+
+    /// The simulator, if this is it.
+    fn simulated(&mut self) -> Option<&mut simulated::Simulated> {
+        None
+    }
+
+    /// Where a connection or listener is, and its peer: (local, peer).
+    fn names(&mut self, slots: &mut Slots, id: Id) -> io::Result<(Address, Address)> {
+        socket::names(slots.get_mut(id))
     }
 
     fn listen(
@@ -203,12 +218,29 @@ pub(crate) trait Driver {
     /// Ends a watch.
     fn unwatch(&mut self, slots: &mut Slots, id: Id, fd: BorrowedFd<'_>);
 
+    /// Begins a file operation; gives it back if this driver leaves it to a thread.
+    fn begin_file(&mut self, operation: Operation) -> Result<FileToken, Operation> {
+        Err(operation)
+    }
+
+    /// What came of a file operation; after that its token is stale.
+    fn poll_file(&mut self, _token: FileToken, _cx: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Nobody waits for the operation any more.
+    fn abandon_file(&mut self, _token: FileToken) {}
+
     /// Handles what has happened, waiting for something until `until` (nanoseconds; `None`: for ever).
     fn turn(&mut self, slots: &mut Slots, until: Option<u64>) -> io::Result<()>;
 
     /// The core ends: waits for whatever the kernel still does with our memory.
     fn shut(&mut self, _slots: &mut Slots) {}
 }
+
+/// Names a file operation that a driver does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileToken(pub(crate) u64);
 
 /// A core's driver with the entries it works on.
 pub(crate) struct Reactor {
@@ -267,6 +299,9 @@ impl Drop for Reactor {
 #[cfg(target_os = "linux")]
 fn open_driver(options: &Options, bell: &'static Bell) -> io::Result<Box<dyn Driver>> {
     match options.backend {
+        BackendChoice::Exactly(Backend::Simulated) => {
+            Ok(Box::new(simulated::Simulated::new(&options.simulation, bell)))
+        }
         BackendChoice::Auto | BackendChoice::Exactly(Backend::Epoll | Backend::IoUring) => {
             Ok(Box::new(readiness::ReadinessDriver::new(epoll::Epoll::new()?, bell)?))
         }
