@@ -10,7 +10,7 @@ use rustix::net::{
     sockopt,
 };
 
-use super::slots::Slot;
+use super::slots::{Kind, Slot};
 use crate::net::{Address, ListenOptions};
 
 /// A listening socket, not blocking.
@@ -121,6 +121,19 @@ pub(super) fn accept(listener: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, E
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     ioctl_fionbio(&socket, nonblocking)?;
     Ok(socket)
+}
+
+/// Where a socket is, and its peer; a listener's peer is a socket without a name.
+pub(super) fn names(slot: &Slot) -> io::Result<(Address, Address)> {
+    let fd = slot.fd.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+    let local = Address::of(&rustix::net::getsockname(fd)?)?;
+    let peer = match rustix::net::getpeername(fd) {
+        Ok(Some(peer)) => Address::of(&peer)?,
+        Ok(None) => Address::Unix("".into()),
+        Err(Errno::NOTCONN) if slot.kind == Kind::Listener => Address::Unix("".into()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok((local, peer))
 }
 
 /// Whether a descriptor is a Unix socket.

@@ -5,7 +5,6 @@ use std::io;
 use std::marker::PhantomData;
 
 use rustix::io::Errno;
-use rustix::net::getsockname;
 
 use super::{Address, Stream};
 use crate::clock;
@@ -46,9 +45,9 @@ impl Listener {
     pub fn bind(address: &Address, options: &ListenOptions) -> io::Result<Self> {
         with_reactor(|reactor| {
             let id = reactor.driver.listen(&mut reactor.slots, address, options)?;
-            let address = match (address, &reactor.slots.get_mut(id).fd) {
-                (Address::Tcp(_), Some(fd)) => Address::of(&getsockname(fd)?)?,
-                _ => address.clone(),
+            let address = match address {
+                Address::Tcp(_) => reactor.driver.names(&mut reactor.slots, id)?.0,
+                Address::Unix(_) => address.clone(),
             };
             Ok(Self { id, address, core: PhantomData })
         })

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{getpeername, getsockname, sockopt};
+use rustix::net::sockopt;
 
 use super::Address;
 use crate::buffer::Chunk;
@@ -228,7 +228,7 @@ impl Stream {
     /// # Errors
     /// When it is gone.
     pub fn peer_address(&self) -> io::Result<Address> {
-        self.with_socket(|fd| Address::of(&getpeername(fd)?.ok_or(io::ErrorKind::NotConnected)?))
+        self.names().map(|(_, peer)| peer)
     }
 
     /// Where this end is.
@@ -236,7 +236,7 @@ impl Stream {
     /// # Errors
     /// When the socket is broken.
     pub fn local_address(&self) -> io::Result<Address> {
-        self.with_socket(|fd| Address::of(&getsockname(fd)?))
+        self.names().map(|(local, _)| local)
     }
 
     /// Who is at the other end of a Unix socket; `None` for TCP, and where the system doesn't say.
@@ -256,12 +256,12 @@ impl Stream {
         None
     }
 
-    /// Has a silent connection probed. Does nothing to a Unix socket.
+    /// Has a silent connection probed. Does nothing to a Unix socket, nor to a simulated one.
     ///
     /// # Errors
     /// When the system refuses a value.
     pub fn set_keepalive(&self, keepalive: &Keepalive) -> io::Result<()> {
-        if self.is_unix() {
+        if self.is_unix() || crate::io::backend() == crate::io::Backend::Simulated {
             return Ok(());
         }
         self.with_socket(|fd| {
@@ -294,6 +294,10 @@ impl Stream {
     /// The entry, of which this is no longer the owner.
     fn into_id(self) -> Id {
         ManuallyDrop::new(self).id
+    }
+
+    fn names(&self) -> io::Result<(Address, Address)> {
+        with_reactor(|reactor| reactor.driver.names(&mut reactor.slots, self.id))
     }
 
     fn with_slot<R>(&self, f: impl FnOnce(&mut Slot) -> R) -> R {
