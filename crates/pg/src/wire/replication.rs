@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod command;
 mod command_scanner;
+pub mod reply;
 
 use super::Malformed;
 use super::read::Reader;
