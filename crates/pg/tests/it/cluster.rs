@@ -24,6 +24,13 @@ pub struct Cluster {
 impl Cluster {
     /// Runs initdb (with extra arguments) and starts the server with extra `name=value` settings.
     pub fn start(initdb: &[&str], settings: &[&str]) -> Cluster {
+        let mut cluster = Cluster::create(initdb);
+        cluster.serve(settings);
+        cluster
+    }
+
+    /// Runs initdb and starts nothing.
+    pub fn create(initdb: &[&str]) -> Cluster {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("howdah-pg-{}-{number}", std::process::id());
@@ -33,13 +40,12 @@ impl Cluster {
         if let Some((uid, gid)) = owner {
             chown(&directory, Some(uid), Some(gid)).unwrap();
         }
-        let mut cluster = Cluster { directory, server: None, owner };
+        let cluster = Cluster { directory, server: None, owner };
         let data = cluster.data();
         let mut arguments = vec!["-D", data.to_str().unwrap(), "-A", "trust", "-U", "postgres"];
         arguments.extend(["--no-sync", "--no-locale", "-E", "UTF8"]);
         arguments.extend(initdb);
         cluster.run("initdb", &arguments);
-        cluster.serve(settings);
         cluster
     }
 
@@ -115,6 +121,24 @@ impl Cluster {
         let number = u64::from_str_radix(&first[16..], 16).unwrap();
         let bytes = names.iter().flat_map(|name| fs::read(name).unwrap()).collect();
         (number * length, bytes)
+    }
+
+    /// All files of the data directory: path relative to it, and contents.
+    pub fn files(&self) -> Vec<(String, Vec<u8>)> {
+        let mut files = Vec::new();
+        let mut directories = vec![self.data()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    let name = path.strip_prefix(self.data()).unwrap().to_str().unwrap().to_owned();
+                    files.push((name, fs::read(&path).unwrap()));
+                }
+            }
+        }
+        files
     }
 
     fn command(&self, program: &str) -> Command {
