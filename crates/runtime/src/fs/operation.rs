@@ -6,11 +6,30 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::{DirEntry, OpenOptions, parent};
 
 /// An open file, shared with the operations on it.
 #[derive(Clone, Debug)]
-pub(crate) struct Handle(pub(crate) Arc<fs::File>);
+pub(crate) enum Handle {
+    System(Arc<fs::File>),
+    /// A file of the simulated disk.
+    Simulated(u64),
+}
+
+impl Handle {
+    /// The system's file.
+    ///
+    /// # Errors
+    /// EBADF for a simulated one, which only the simulator can work on.
+    pub(crate) fn system(&self) -> io::Result<&Arc<fs::File>> {
+        match self {
+            Self::System(file) => Ok(file),
+            Self::Simulated(_) => Err(Errno::BADF.into()),
+        }
+    }
+}
 
 /// Something to be done with files.
 #[derive(Debug)]
@@ -54,22 +73,23 @@ impl Operation {
     pub(super) fn execute(self) -> io::Result<Outcome> {
         match self {
             Self::Open { path, options } => {
-                open(&path, options).map(|file| Outcome::Opened(Handle(Arc::new(file))))
+                open(&path, options).map(|file| Outcome::Opened(Handle::System(Arc::new(file))))
             }
             Self::ReadAt { file, mut buffer, offset } => {
-                let result = read_at(&file.0, &mut buffer, offset);
+                let result = file.system().and_then(|file| read_at(file, &mut buffer, offset));
                 Ok(Outcome::Moved(result, buffer))
             }
             Self::WriteAllAt { file, buffer, offset } => {
-                let result = file.0.write_all_at(&buffer, offset).map(|()| buffer.len());
+                let result = file.system().and_then(|file| file.write_all_at(&buffer, offset));
+                let result = result.map(|()| buffer.len());
                 Ok(Outcome::Moved(result, buffer))
             }
-            Self::Sync { file, data_only: true } => done(file.0.sync_data()),
-            Self::Sync { file, data_only: false } => done(file.0.sync_all()),
+            Self::Sync { file, data_only: true } => done(file.system()?.sync_data()),
+            Self::Sync { file, data_only: false } => done(file.system()?.sync_all()),
             Self::Length { file } => {
-                file.0.metadata().map(|metadata| Outcome::Length(metadata.len()))
+                file.system()?.metadata().map(|metadata| Outcome::Length(metadata.len()))
             }
-            Self::SetLength { file, length } => done(file.0.set_len(length)),
+            Self::SetLength { file, length } => done(file.system()?.set_len(length)),
             Self::ReadFile { path } => {
                 fs::read(path).map(|bytes| Outcome::Moved(Ok(bytes.len()), bytes))
             }

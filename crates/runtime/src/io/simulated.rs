@@ -1,5 +1,5 @@
-//! The driver that simulates: time that jumps to the next thing that happens, and a network that lives in
-//! memory and misbehaves as its seed says. One seed is one run, however fast the machine is.
+//! The driver that simulates: time that jumps to the next thing that happens, and a network and a disk that live
+//! in memory and misbehave as their seed says. One seed is one run, however fast the machine is.
 //!
 //! Invariants:
 //! 1. Nothing here reads a clock, a descriptor or the system's randomness; what happens follows from the seed and
@@ -9,23 +9,30 @@
 //!
 //! One core is one world. Descriptors of the real system (signals, children) can't be watched in it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::slots::{Id, Kind, Slots};
-use super::{Backend, Driver};
+use super::{Backend, Driver, FileToken};
 use crate::buffer::Chunk;
 use crate::clock::Time;
 use crate::executor::remote::Bell;
 use crate::executor::with_reactor;
+use crate::fs::{Operation, Outcome};
 use crate::net::{Address, Detached, ListenOptions};
+use crate::random::Rng;
+use disk::Disk;
 use network::Network;
 
+pub use disk::DiskFaults;
+
+mod disk;
 mod network;
 
 /// The seed of a simulated run and how rough its world is.
@@ -33,6 +40,7 @@ mod network;
 pub struct Simulation {
     pub seed: u64,
     pub faults: Faults,
+    pub disk: DiskFaults,
 }
 
 /// How the simulated network misbehaves. Chances are per million.
@@ -84,7 +92,7 @@ impl Faults {
 /// # Panics
 /// When this core is not simulated.
 pub fn trace() -> u64 {
-    with_network(|network, _| network.trace())
+    with_simulated(|simulated| simulated.network.trace())
 }
 
 /// Cuts the network between whoever listens at `address` and everybody else, until [`heal`]. What is under way
@@ -93,7 +101,7 @@ pub fn trace() -> u64 {
 /// # Panics
 /// When this core is not simulated.
 pub fn cut(address: &Address) {
-    with_network(|network, _| network.cut(address));
+    with_simulated(|simulated| simulated.network.cut(address));
 }
 
 /// Ends a [`cut`].
@@ -101,14 +109,28 @@ pub fn cut(address: &Address) {
 /// # Panics
 /// When this core is not simulated.
 pub fn heal(address: &Address) {
-    with_network(|network, now| network.heal(address, now));
+    with_simulated(|simulated| simulated.network.heal(address, simulated.now));
 }
 
-fn with_network<R>(f: impl FnOnce(&mut Network, u64) -> R) -> R {
-    with_reactor(|reactor| {
-        let simulated = reactor.driver.simulated().expect("this core is simulated");
-        f(&mut simulated.network, simulated.now)
-    })
+/// Cuts the power of this core's disk: what was not made durable survives or not by chance, operations under way
+/// fail, and files opened before are dead. The tasks that used them are the caller's to end.
+///
+/// # Panics
+/// When this core is not simulated.
+pub fn cut_power() {
+    with_simulated(Simulated::cut_power);
+}
+
+/// Changes how many bytes the disk holds.
+///
+/// # Panics
+/// When this core is not simulated.
+pub fn set_disk_capacity(capacity: Option<u64>) {
+    with_simulated(|simulated| simulated.disk.set_capacity(capacity));
+}
+
+fn with_simulated<R>(f: impl FnOnce(&mut Simulated) -> R) -> R {
+    with_reactor(|reactor| f(reactor.driver.simulated().expect("this core is simulated")))
 }
 
 /// How long a turn with ready tasks takes, so that busy loops see time pass.
@@ -120,15 +142,74 @@ const WALL_START: i64 = 1_767_225_600_000_000;
 /// How long a world in which nothing happens waits for a wake from another thread before it is called stuck.
 const STUCK_AFTER: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
+/// Shortest and longest time of a file operation, in nanoseconds: those of a good disk.
+const FILE_NANOSECONDS: (u64, u64) = (20_000, 2_000_000);
+
 pub(crate) struct Simulated {
     now: u64,
     network: Network,
+    disk: Disk,
+    rng: Rng,
+    /// File operations by when they will be done, and their outcomes once they are.
+    running: BTreeMap<(u64, u64), Operation>,
+    tickets: BTreeMap<u64, Ticket>,
+    next_ticket: u64,
     bell: &'static Bell,
+}
+
+/// A file operation that somebody waits for.
+#[derive(Default)]
+struct Ticket {
+    outcome: Option<io::Result<Outcome>>,
+    waker: Option<Waker>,
 }
 
 impl Simulated {
     pub(super) fn new(simulation: &Simulation, bell: &'static Bell) -> Self {
-        Self { now: 0, network: Network::new(simulation), bell }
+        Self {
+            now: 0,
+            network: Network::new(simulation),
+            disk: Disk::new(&simulation.disk),
+            // Another stream than the network's, so that files and sockets don't shift each other's dice.
+            rng: Rng::seeded(!simulation.seed),
+            running: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            bell,
+        }
+    }
+
+    /// When something happens next.
+    fn next(&self) -> Option<u64> {
+        let file = self.running.keys().next().map(|(time, _)| *time);
+        [self.network.next(), file].into_iter().flatten().min()
+    }
+
+    /// Does the file operations that are due.
+    fn work_on_files(&mut self) {
+        while let Some(entry) = self.running.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let ((_, ticket), operation) = entry.remove_entry();
+            let outcome = self.disk.execute(operation, &mut self.rng);
+            self.answer(ticket, outcome);
+        }
+    }
+
+    fn answer(&mut self, ticket: u64, outcome: io::Result<Outcome>) {
+        if let Some(ticket) = self.tickets.get_mut(&ticket) {
+            ticket.outcome = Some(outcome);
+            if let Some(waker) = ticket.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn cut_power(&mut self) {
+        for ((_, ticket), _) in std::mem::take(&mut self.running) {
+            self.answer(ticket, Err(Errno::IO.into()));
+        }
+        self.disk.cut_power(&mut self.rng);
     }
 
     /// Nothing is on its way: another thread may still wake this core.
@@ -300,8 +381,34 @@ impl Driver for Simulated {
         drop(slots.remove(id));
     }
 
+    fn begin_file(&mut self, operation: Operation) -> Result<FileToken, Operation> {
+        let (shortest, longest) = FILE_NANOSECONDS;
+        let time = self.now + shortest + self.rng.below(longest - shortest);
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.running.insert((time, ticket), operation);
+        self.tickets.insert(ticket, Ticket::default());
+        Ok(FileToken(ticket))
+    }
+
+    fn poll_file(&mut self, token: FileToken, cx: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
+        let Some(ticket) = self.tickets.get_mut(&token.0) else {
+            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+        };
+        let Some(outcome) = ticket.outcome.take() else {
+            ticket.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        self.tickets.remove(&token.0);
+        Poll::Ready(outcome)
+    }
+
+    fn abandon_file(&mut self, token: FileToken) {
+        self.tickets.remove(&token.0);
+    }
+
     fn turn(&mut self, slots: &mut Slots, until: Option<u64>) -> io::Result<()> {
-        let next = self.network.next();
+        let next = self.next();
         self.now = match (until, next) {
             (Some(0), _) => self.now + TURN_NANOSECONDS,
             (Some(until), Some(next)) => self.now.max(until.min(next)),
@@ -309,6 +416,7 @@ impl Driver for Simulated {
             (None, None) => return self.wait_for_bell(),
         };
         self.network.deliver(slots, self.now);
+        self.work_on_files();
         Ok(())
     }
 }

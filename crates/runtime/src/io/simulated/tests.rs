@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use super::{Faults, Simulation, cut, heal, trace};
+use super::{DiskFaults, Faults, Simulation, cut, cut_power, heal, set_disk_capacity, trace};
 use crate::clock;
 use crate::executor::{block_on, spawn, spawn_detached};
+use crate::fs::{self, File};
 use crate::io::{Backend, Options};
 use crate::net::{Address, ListenOptions, Listener, Stream};
 
 fn simulated(seed: u64, faults: Faults) -> Options {
-    Options { simulation: Simulation { seed, faults }, ..Options::on(Backend::Simulated) }
+    Options {
+        simulation: Simulation { seed, faults, ..Simulation::default() },
+        ..Options::on(Backend::Simulated)
+    }
 }
 
 fn address() -> Address {
@@ -149,4 +153,100 @@ fn closing_with_unread_bytes_resets_the_peer() {
 fn a_world_in_which_nothing_can_happen_ends_with_an_error() {
     let stuck = block_on(&simulated(1, Faults::default()), std::future::pending::<()>());
     assert_eq!(stuck.map_err(|error| error.kind()), Err(std::io::ErrorKind::TimedOut));
+}
+
+/// Appends records of one number each, syncing as it goes, until the power is cut; what was acknowledged.
+async fn append_until_cut(records: u8) -> u8 {
+    fs::create_dir_all("log").await.expect("a folder");
+    fs::sync_dir("").await.expect("durable");
+    let file = File::create("log/records").await.expect("a file");
+    fs::sync_dir("log").await.expect("durable");
+    let writer = spawn(async move {
+        let acknowledged = std::rc::Rc::new(std::cell::Cell::new(0));
+        let seen = std::rc::Rc::clone(&acknowledged);
+        let task = spawn(async move {
+            for n in 0..records {
+                file.write_all_at(vec![n; 1000], u64::from(n) * 1000).await.0?;
+                file.sync_data().await?;
+                acknowledged.set(n + 1);
+            }
+            std::io::Result::Ok(())
+        });
+        clock::sleep(Duration::from_millis(20)).await;
+        cut_power();
+        drop(task.await);
+        seen.get()
+    });
+    writer.await.expect("the writer ends")
+}
+
+#[test]
+fn a_power_cut_keeps_what_was_synced_and_may_tear_the_rest() {
+    let mut torn = 0;
+    for seed in 0..50 {
+        let (acknowledged, bytes) = block_on(&simulated(seed, Faults::default()), async {
+            let acknowledged = append_until_cut(200).await;
+            (acknowledged, fs::read("log/records").await.expect("the file survives"))
+        })
+        .expect("the world goes on");
+        assert!((1..200).contains(&acknowledged), "cut in the middle: {acknowledged}");
+        for n in 0..acknowledged {
+            let at = usize::from(n) * 1000;
+            assert!(
+                bytes[at..at + 1000].iter().all(|byte| *byte == n),
+                "record {n} was acknowledged"
+            );
+        }
+        torn += usize::from(bytes.len() % 1000 != 0);
+    }
+    assert!(torn > 0, "no write was torn in fifty cuts");
+}
+
+#[test]
+fn an_unsynced_name_may_vanish_and_a_synced_one_does_not() {
+    let mut vanished = 0;
+    for seed in 0..20 {
+        let listed = block_on(&simulated(seed, Faults::default()), async {
+            fs::write_atomic("kept", b"1".to_vec()).await.expect("written");
+            File::create("risky").await.expect("made");
+            cut_power();
+            fs::read_dir("").await.expect("a folder")
+        });
+        let names: Vec<_> =
+            listed.expect("the world goes on").into_iter().map(|e| e.name).collect();
+        assert!(names.contains(&"kept".into()), "seed {seed}: {names:?}");
+        vanished += usize::from(!names.contains(&"risky".into()));
+    }
+    assert!((1..20).contains(&vanished), "by chance: {vanished} of 20");
+}
+
+#[test]
+fn a_full_disk_refuses_and_works_again_with_room() {
+    block_on(&simulated(1, Faults::default()), async {
+        set_disk_capacity(Some(1500));
+        let file = File::create("f").await.expect("made");
+        file.write_all_at(vec![1; 1000], 0).await.0.expect("room");
+        let full = file.write_all_at(vec![2; 1000], 1000).await.0;
+        assert_eq!(full.map_err(|error| error.kind()), Err(std::io::ErrorKind::StorageFull));
+        set_disk_capacity(None);
+        file.write_all_at(vec![2; 1000], 1000).await.0.expect("room again");
+        assert_eq!(file.len().await.expect("open"), 2000);
+    })
+    .expect("the world goes on");
+}
+
+#[test]
+fn a_failed_sync_loses_the_writes_before_it_for_good() {
+    let disk = DiskFaults { sync_error: 1_000_000, ..DiskFaults::default() };
+    let simulation = Simulation { seed: 1, disk, ..Simulation::default() };
+    let options = Options { simulation, ..Options::on(Backend::Simulated) };
+    block_on(&options, async {
+        let file = File::create("f").await.expect("made");
+        fs::sync_dir("").await.expect("durable");
+        file.write_all_at(vec![1; 1000], 0).await.0.expect("written");
+        file.sync_data().await.expect_err("syncs fail here");
+        cut_power();
+        assert_eq!(fs::read("f").await.expect("the name is durable"), b"");
+    })
+    .expect("the world goes on");
 }
