@@ -179,3 +179,40 @@ pub fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
 pub fn exists(path: impl AsRef<Path>) -> bool {
     path.as_ref().exists()
 }
+
+/// A file that only one process holds at a time; given up when it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock(fs::File);
+
+impl Lock {
+    /// Takes the lock, making the file if it is not there. `None`: another process holds it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn take(path: impl AsRef<Path>) -> io::Result<Option<Self>> {
+        let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
+        let file = operation::open(path.as_ref(), options)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Replaces what the file says, for whoever looks who holds it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, text: &str) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.write_all_at(text.as_bytes(), 0)
+    }
+}
+
+/// Gives a file or folder to a user and group. Only root may.
+///
+/// # Errors
+/// What the system says.
+pub fn set_owner(path: impl AsRef<Path>, uid: u32, gid: u32) -> io::Result<()> {
+    std::os::unix::fs::chown(path, Some(uid), Some(gid))
+}
