@@ -1,1 +1,33 @@
-//! placeholder
+//! WAL in, page versions kept, GetPage@LSN out.
+//!
+//! In reading order: [`follower`] keeps in step with Postgres by way of [`basebackup`] and [`walreceiver`]; [`ingest`]
+//! fills the [`index`] of a [`timeline`]; [`get_page`] rebuilds pages; [`page_service`] and [`client`] are the two
+//! ends of the wire; [`verify`] compares with a stopped cluster.
+//!
+//! It knows nothing of pooling, and of SQL only the commands of a replication connection.
+
+pub mod api;
+pub mod archive;
+pub mod base_files;
+pub mod basebackup;
+pub mod client;
+pub mod connection;
+pub mod error;
+pub mod follower;
+pub mod get_page;
+pub mod history;
+pub mod index;
+pub mod ingest;
+pub mod limits;
+pub mod login;
+pub mod manifest;
+pub mod messages;
+pub mod page_cache;
+pub mod page_service;
+pub mod server;
+pub mod settings;
+pub mod timeline;
+pub mod verify;
+pub mod wal_store;
+pub mod walreceiver;
+pub mod watch;

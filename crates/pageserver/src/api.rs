@@ -1,0 +1,112 @@
+//! The page server's state as data, for the HTTP API, the console and `howdah up`'s progress bar.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use runtime::mailbox::{self, Receiver, Reply, Sender};
+use serde::{Deserialize, Serialize};
+
+/// Questions that may wait for an answer at once.
+const QUESTIONS_MAX: usize = 64;
+
+/// Everything at a glance. LSNs are texts as Postgres shows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub phase: Phase,
+    /// What is wrong at the moment, if something is.
+    pub error: Option<Problem>,
+    /// The page service's address.
+    pub listen: String,
+    pub system_identifier: Option<String>,
+    pub timeline: Option<u32>,
+    pub slot: String,
+    /// Pages can be asked for from here on: where the base backup became consistent.
+    pub oldest_lsn: Option<String>,
+    /// Durable here and acknowledged.
+    pub flushed_lsn: Option<String>,
+    /// In the index: the newest LSN that can be asked for.
+    pub ingested_lsn: Option<String>,
+    /// The server's own end of WAL, as it said last.
+    pub server_lsn: Option<String>,
+    /// From the server's end to the ingested one.
+    pub lag_bytes: u64,
+    pub backup: Option<Backup>,
+    pub wal_bytes: u64,
+    pub index_memory_bytes: u64,
+    pub page_cache_bytes: u64,
+    /// Relation forks ever seen.
+    pub forks: u64,
+    pub records: u64,
+    pub record_bytes: u64,
+    pub records_by_rmgr: BTreeMap<String, u64>,
+    /// Records that change pages in a way we cannot redo, by kind: those pages cannot be read.
+    pub unsupported_records: BTreeMap<String, u64>,
+    pub clients: u64,
+    pub pages_served: u64,
+}
+
+/// What the page server is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    #[default]
+    Starting,
+    /// Reading WAL of an earlier run.
+    Recovering,
+    /// Trying to reach Postgres.
+    Connecting,
+    BaseBackup,
+    Streaming,
+    /// Given up until restarted; what is there can still be read.
+    Failed,
+    Stopped,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// A base backup on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    pub bytes_done: u64,
+    /// An estimate of the server.
+    pub bytes_total: u64,
+    pub files: u64,
+}
+
+/// Asks the page server from anywhere in the process.
+#[derive(Clone, Default)]
+pub struct Handle {
+    /// Set when the page server's applet starts.
+    questions: Arc<OnceLock<Sender<Reply<Status>>>>,
+}
+
+impl Handle {
+    /// The status; `None` if the page server does not run (yet).
+    pub async fn status(&self) -> Option<Status> {
+        let (reply, pending) = mailbox::oneshot();
+        self.questions.get()?.try_send(reply).ok()?;
+        pending.await.ok()
+    }
+
+    /// Where the questions of all copies of this handle arrive; `None` the second time.
+    pub(crate) fn connect(&self) -> Option<Receiver<Reply<Status>>> {
+        let (sender, receiver) = mailbox::channel(QUESTIONS_MAX);
+        self.questions.set(sender).ok().map(|()| receiver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_phase_is_one_word_in_json() {
+        let status = Status { phase: Phase::BaseBackup, ..Status::default() };
+        let json = serde_json::to_value(&status).expect("plain fields become JSON");
+        assert_eq!(json["phase"], "base_backup");
+    }
+}

@@ -1,0 +1,227 @@
+//! A replication connection to the Postgres that we follow: log in, run commands, begin a COPY.
+
+use std::io;
+
+use pg::lsn::Lsn;
+use pg::sqlstate::SqlState;
+use pg::wire::backend::{self, kind};
+use pg::wire::error::ErrorFields;
+use pg::wire::frontend;
+use pg::wire::replication::command::{Command, CreateSlot, Options};
+use pg::wire::startup::{self, ProtocolVersion};
+use runtime::net::{Address, Stream};
+
+use crate::error::Error;
+use crate::limits::{ANSWER_ROWS_MAX, ANSWER_VALUE_BYTES_MAX, STREAM_MESSAGE_BYTES_MAX};
+use crate::login::authenticate;
+use crate::messages::{Message, Messages};
+use crate::settings::{Password, Settings};
+
+/// A row of an answer: texts, `None` for NULL.
+pub type Row = Vec<Option<String>>;
+
+/// What IDENTIFY_SYSTEM tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct System {
+    pub identifier: u64,
+    pub timeline: u32,
+    /// Up to where its WAL is flushed.
+    pub flushed: Lsn,
+}
+
+/// A logged-in replication connection.
+pub struct Connection {
+    messages: Messages,
+    server: String,
+}
+
+/// Whom to connect to, and as whom.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub server: String,
+    pub user: String,
+    pub password: Password,
+    pub application_name: String,
+}
+
+impl Login {
+    /// The login that the page server follows Postgres with.
+    pub fn of(settings: &Settings) -> Login {
+        Login {
+            server: settings.server.clone(),
+            user: settings.user.clone(),
+            password: settings.password.clone(),
+            application_name: settings.application_name.clone(),
+        }
+    }
+}
+
+impl Connection {
+    /// Connects and logs in.
+    pub async fn connect(login: &Login) -> Result<Connection, Error> {
+        let failed = |source| Error::Connection { server: login.server.clone(), source };
+        let address: Address = login.server.parse().map_err(|_invalid| Error::Refused {
+            message: format!("\"{}\" is not the address of a server", login.server),
+            hint: "write host:port with a numeric host, or the path of a unix socket",
+        })?;
+        let stream = Stream::connect(&address).await.map_err(failed)?;
+        let messages = Messages::new(stream, STREAM_MESSAGE_BYTES_MAX);
+        let mut connection = Connection { messages, server: login.server.clone() };
+        let mut packet = Vec::new();
+        let parameters: [(&str, &str); 4] = [
+            ("user", &login.user),
+            ("replication", "true"),
+            ("application_name", &login.application_name),
+            ("client_encoding", "UTF8"),
+        ];
+        let parameters = parameters.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        startup::write_startup(&mut packet, ProtocolVersion::V3_0, parameters);
+        connection.send(&packet).await?;
+        authenticate(&mut connection, login).await?;
+        Ok(connection)
+    }
+
+    /// Runs a command to its end; answers the rows of all its results.
+    pub async fn run(&mut self, command: &Command) -> Result<Vec<Row>, Error> {
+        self.run_text(&command.to_string()).await
+    }
+
+    /// The same for a command outside the replication grammar.
+    pub async fn run_text(&mut self, command: &str) -> Result<Vec<Row>, Error> {
+        self.begin_text(command).await?;
+        let mut rows = Vec::new();
+        loop {
+            let message = self.receive().await?;
+            match message.kind {
+                kind::DATA_ROW => add_row(&mut rows, self.body(&message))?,
+                kind::READY_FOR_QUERY => return Ok(rows),
+                kind::ROW_DESCRIPTION | kind::COMMAND_COMPLETE | kind::EMPTY_QUERY => {}
+                other => return Err(unexpected(other, "a command")),
+            }
+        }
+    }
+
+    /// Sends a command without waiting for its answer.
+    pub async fn begin(&mut self, command: &Command) -> Result<(), Error> {
+        self.begin_text(&command.to_string()).await
+    }
+
+    /// The same for a command outside the replication grammar.
+    pub async fn begin_text(&mut self, command: &str) -> Result<(), Error> {
+        let mut packet = Vec::new();
+        frontend::write::query(&mut packet, command);
+        self.send(&packet).await
+    }
+
+    /// The next message that is not a notice; an ErrorResponse becomes an error.
+    pub async fn receive(&mut self) -> Result<Message, Error> {
+        loop {
+            let message = self.messages.receive().await.map_err(|source| self.failed(source))?;
+            if self.is_to_be_seen(&message)? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The same if it has arrived already.
+    pub fn try_receive(&mut self) -> Result<Option<Message>, Error> {
+        loop {
+            let received = self.messages.try_receive().map_err(|source| self.failed(source))?;
+            let Some(message) = received else { return Ok(None) };
+            if self.is_to_be_seen(&message)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    /// The body of the message received last.
+    pub fn body(&self, message: &Message) -> &[u8] {
+        self.messages.body(message)
+    }
+
+    pub async fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+        self.messages.send(bytes).await.map_err(|source| self.failed(source))
+    }
+
+    /// Value of a server setting.
+    pub async fn show(&mut self, name: &str) -> Result<String, Error> {
+        let rows = self.run(&Command::Show(name.to_owned())).await?;
+        let value = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+        value.ok_or_else(|| Error::protocol(format!("no value for {name}")))
+    }
+
+    pub async fn identify_system(&mut self) -> Result<System, Error> {
+        let rows = self.run(&Command::IdentifySystem).await?;
+        let wrong = || Error::protocol("IDENTIFY_SYSTEM did not answer with one row");
+        let row = rows.first().ok_or_else(wrong)?;
+        let column = |number: usize| row.get(number).cloned().flatten().ok_or_else(wrong);
+        Ok(System {
+            identifier: column(0)?.parse().map_err(|_invalid| wrong())?,
+            timeline: column(1)?.parse().map_err(|_invalid| wrong())?,
+            flushed: column(2)?.parse().map_err(|_invalid| wrong())?,
+        })
+    }
+
+    /// Creates the physical slot, WAL reserved from now on; a slot that is there is taken.
+    pub async fn create_slot(&mut self, name: &str) -> Result<(), Error> {
+        let create = Command::CreateSlot(CreateSlot {
+            name: name.to_owned(),
+            temporary: false,
+            plugin: None,
+            options: Options::new().flag("RESERVE_WAL"),
+        });
+        match self.run(&create).await {
+            Err(Error::Server { sqlstate: Some(SqlState::DUPLICATE_OBJECT), .. }) => {
+                self.until_ready().await
+            }
+            other => other.map(|_rows| ()),
+        }
+    }
+
+    async fn until_ready(&mut self) -> Result<(), Error> {
+        while self.receive().await?.kind != kind::READY_FOR_QUERY {}
+        Ok(())
+    }
+
+    /// Whether the message is for the caller; errors come out as errors.
+    fn is_to_be_seen(&self, message: &Message) -> Result<bool, Error> {
+        match message.kind {
+            kind::NOTICE | kind::PARAMETER_STATUS | kind::NOTIFICATION => Ok(false),
+            kind::ERROR => {
+                let fields = ErrorFields::read(self.body(message)).map_err(malformed)?;
+                let message = String::from_utf8_lossy(fields.message).into_owned();
+                Err(Error::Server { sqlstate: fields.sqlstate, message })
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Connection { server: self.server.clone(), source }
+    }
+}
+
+/// The error for a message that must not come here.
+pub fn unexpected(kind: u8, during: &str) -> Error {
+    Error::protocol(format!("message type \"{}\" during {during}", char::from(kind)))
+}
+
+/// The error for a message that cannot be read.
+pub fn malformed(error: pg::wire::Malformed) -> Error {
+    Error::protocol(error.to_string())
+}
+
+/// Appends a DataRow's texts to `rows`, within bounds.
+pub fn add_row(rows: &mut Vec<Row>, body: &[u8]) -> Result<(), Error> {
+    if rows.len() >= ANSWER_ROWS_MAX {
+        return Err(Error::protocol(format!("an answer of more than {ANSWER_ROWS_MAX} rows")));
+    }
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let values = backend::data_row(body).map_err(malformed)?;
+    let row: Row = values.map(|value| value.map(text)).collect();
+    if row.iter().flatten().any(|value| value.len() > ANSWER_VALUE_BYTES_MAX) {
+        return Err(Error::protocol("an answer with a value that is too long"));
+    }
+    rows.push(row);
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! What goes wrong in the page server: following Postgres ([`Error`]), and reading pages ([`PageError`]).
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pg::datadir::relation::RelTag;
+use pg::lsn::Lsn;
+use pg::sqlstate::SqlState;
+use pg::wire::error::Report;
+
+/// Why the page server does not follow its Postgres.
+#[derive(Debug)]
+pub enum Error {
+    /// A file of ours.
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    /// The connection to Postgres.
+    Connection { server: String, source: io::Error },
+    /// Postgres refused.
+    Server { sqlstate: Option<SqlState>, message: String },
+    /// Postgres answered what the protocol does not allow here.
+    Protocol(String),
+    /// The cluster is not the one that this directory holds, or is one that we cannot follow.
+    /// Connecting again does not help.
+    Refused { message: String, hint: &'static str },
+    /// A file of ours is damaged.
+    Damaged(String),
+    /// The index has reached its memory limit.
+    Memory { limit: usize, lsn: Lsn },
+    /// The WAL directory has reached its configured size.
+    WalLimit { limit: u64 },
+}
+
+impl Error {
+    pub(crate) fn file(what: &'static str, path: &Path, source: io::Error) -> Error {
+        Error::File { what, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn protocol(message: impl Into<String>) -> Error {
+        Error::Protocol(message.into())
+    }
+
+    /// Whether trying again later may succeed without an operator changing anything here.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Error::File { .. } | Error::Connection { .. } | Error::Server { .. } => true,
+            Error::Protocol(_) | Error::WalLimit { .. } => true,
+            Error::Refused { .. } | Error::Damaged(_) | Error::Memory { .. } => false,
+        }
+    }
+
+    /// What an operator can do about it, if there is something to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free space on the disk of the page server; it goes on by itself")
+            }
+            Error::Refused { hint, .. } => Some(hint),
+            Error::Memory { .. } => Some("raise pageserver.index_memory_max and start again"),
+            Error::WalLimit { .. } => Some("raise pageserver.wal_bytes_max"),
+            Error::Damaged(_) => Some("start with an empty directory to take a new base backup"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::File { what, path, source } => {
+                write!(f, "could not {what} \"{}\": {source}", path.display())
+            }
+            Error::Connection { server, source } => {
+                write!(f, "connection to Postgres at {server} failed: {source}")
+            }
+            Error::Server { sqlstate: Some(state), message } => {
+                write!(f, "Postgres refused: {message} ({state})")
+            }
+            Error::Server { sqlstate: None, message } => write!(f, "Postgres refused: {message}"),
+            Error::Protocol(message) => write!(f, "unexpected answer of Postgres: {message}"),
+            Error::Refused { message, .. } | Error::Damaged(message) => f.write_str(message),
+            Error::Memory { limit, lsn } => {
+                write!(f, "the page index has reached its limit of {limit} bytes at {lsn}")
+            }
+            Error::WalLimit { limit } => {
+                write!(f, "the WAL directory has reached its limit of {limit} bytes")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::File { source, .. } | Error::Connection { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// Why a page (or a size) as of an LSN cannot be given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PageError {
+    /// The LSN has not arrived within the time we wait for it.
+    NotYet {
+        requested: Lsn,
+        ingested: Lsn,
+    },
+    /// The LSN is before the base backup was consistent.
+    TooOld {
+        requested: Lsn,
+        oldest: Lsn,
+    },
+    /// There is no base backup yet.
+    NotReady,
+    NoRelation {
+        tag: RelTag,
+        lsn: Lsn,
+    },
+    BeyondEnd {
+        tag: RelTag,
+        block: u32,
+        blocks: u32,
+        lsn: Lsn,
+    },
+    /// The free space map is not in the WAL, so nobody can know its past.
+    NotLogged {
+        tag: RelTag,
+    },
+    /// A record that we cannot redo yet.
+    Unsupported {
+        page: String,
+        lsn: Lsn,
+        record: String,
+        why: String,
+    },
+    /// WAL or base backup do not give a valid page.
+    Damaged {
+        page: String,
+        what: String,
+    },
+    /// Reading our own files failed.
+    Io {
+        page: String,
+        what: String,
+    },
+}
+
+impl PageError {
+    pub fn sqlstate(&self) -> SqlState {
+        match self {
+            PageError::NotYet { .. } | PageError::NotReady => SqlState::CANNOT_CONNECT_NOW,
+            PageError::TooOld { .. } | PageError::BeyondEnd { .. } => {
+                SqlState::INVALID_PARAMETER_VALUE
+            }
+            PageError::NoRelation { .. } => SqlState::UNDEFINED_TABLE,
+            PageError::NotLogged { .. } | PageError::Unsupported { .. } => {
+                SqlState::FEATURE_NOT_SUPPORTED
+            }
+            PageError::Damaged { .. } => SqlState::DATA_CORRUPTED,
+            PageError::Io { .. } => SqlState::IO_ERROR,
+        }
+    }
+
+    /// The error as a client of the page service gets it.
+    pub fn report(&self) -> Report {
+        let report = Report::error(self.sqlstate(), self.to_string());
+        match self {
+            PageError::Unsupported { why, .. } => report.with_detail(why.clone()),
+            PageError::NotReady => report.with_hint("the base backup is still being taken"),
+            _ => report,
+        }
+    }
+}
+
+impl fmt::Display for PageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PageError::NotYet { requested, ingested } => {
+                write!(f, "LSN {requested} has not arrived yet: WAL is known up to {ingested}")
+            }
+            PageError::TooOld { requested, oldest } => {
+                write!(f, "LSN {requested} is older than the base backup, which begins at {oldest}")
+            }
+            PageError::NotReady => f.write_str("there is no base backup yet"),
+            PageError::NoRelation { tag, lsn } => {
+                write!(f, "relation {tag} does not exist as of {lsn}")
+            }
+            PageError::BeyondEnd { tag, block, blocks, lsn } => {
+                write!(
+                    f,
+                    "relation {tag} has {blocks} blocks as of {lsn}; there is no block {block}"
+                )
+            }
+            PageError::NotLogged { tag } => {
+                write!(
+                    f,
+                    "relation {tag} is not kept: the free space map is not written to the WAL"
+                )
+            }
+            PageError::Unsupported { page, lsn, record, .. } => {
+                write!(f, "{page} needs WAL record {record} at {lsn}, which is not supported")
+            }
+            PageError::Damaged { page, what } => write!(f, "{page} cannot be rebuilt: {what}"),
+            PageError::Io { page, what } => write!(f, "{page} cannot be read: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for PageError {}

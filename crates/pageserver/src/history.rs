@@ -1,0 +1,193 @@
+//! Size and existence of one relation fork, by LSN.
+//!
+//! Invariants: events come in LSN order; `sizes` holds every change, `resets` only those that
+//! removed blocks. A block's content at an LSN comes from the records after the last reset that
+//! removed it (at or below that LSN), on top of what that reset left there.
+
+use pg::datadir::relation::RelTag;
+use pg::lsn::Lsn;
+
+/// History of one fork.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Blocks of the file in the base backup; `None` if it had none.
+    base: Option<u32>,
+    sizes: Vec<Size>,
+    resets: Vec<Reset>,
+}
+
+/// From `lsn` on (until the next event) the fork has so many blocks.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    lsn: Lsn,
+    /// `None`: it does not exist.
+    blocks: Option<u32>,
+}
+
+/// At `lsn` every block from `first` on ceased to be, or was replaced by another fork's.
+#[derive(Clone, Debug)]
+struct Reset {
+    lsn: Lsn,
+    first: u32,
+    /// The fork is a copy of this one as of `lsn`.
+    source: Option<RelTag>,
+}
+
+/// Where the content of a block begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In the base backup's file, as far as that reaches; beyond: as zeroes.
+    Base { blocks: u32 },
+    /// As zeroes; records after this LSN count.
+    Zero(Lsn),
+    /// As that fork's block as of this LSN; records after it count.
+    Copy(RelTag, Lsn),
+}
+
+impl History {
+    /// A fork whose file had so many blocks in the base backup.
+    pub fn with_base(blocks: u32) -> History {
+        History { base: Some(blocks), ..History::default() }
+    }
+
+    /// Blocks as of `lsn`, or `None` if the fork does not exist then.
+    pub fn blocks_at(&self, lsn: Lsn) -> Option<u32> {
+        let next = self.sizes.partition_point(|size| size.lsn <= lsn);
+        match next.checked_sub(1) {
+            Some(last) => self.sizes[last].blocks,
+            None => self.base,
+        }
+    }
+
+    /// Blocks as of the newest event.
+    pub fn blocks(&self) -> Option<u32> {
+        self.sizes.last().map_or(self.base, |size| size.blocks)
+    }
+
+    /// Blocks of the base backup's file.
+    pub fn base_blocks(&self) -> Option<u32> {
+        self.base
+    }
+
+    /// Where the content of `block` as of `lsn` begins.
+    pub fn origin(&self, block: u32, lsn: Lsn) -> Origin {
+        let known = self.resets.partition_point(|reset| reset.lsn <= lsn);
+        match self.resets[..known].iter().rev().find(|reset| reset.first <= block) {
+            None => Origin::Base { blocks: self.base.unwrap_or(0) },
+            Some(Reset { lsn, source: Some(source), .. }) => Origin::Copy(*source, *lsn),
+            Some(Reset { lsn, .. }) => Origin::Zero(*lsn),
+        }
+    }
+
+    /// The fork exists from `lsn` on; nothing happens if it did already.
+    pub fn create(&mut self, lsn: Lsn) {
+        if self.blocks().is_none() {
+            self.set(lsn, Some(0));
+        }
+    }
+
+    /// The fork has at least so many blocks from `lsn` on.
+    pub fn extend(&mut self, lsn: Lsn, blocks: u32) {
+        if self.blocks().is_none_or(|known| known < blocks) {
+            self.set(lsn, Some(blocks));
+        }
+    }
+
+    /// The fork has at most so many blocks from `lsn` on.
+    pub fn truncate(&mut self, lsn: Lsn, blocks: u32) {
+        // Even when no block of ours goes: the base backup's file may be the longer one only
+        // because it was copied earlier than we think; Postgres ignores that in recovery, too.
+        if self.blocks().is_some_and(|known| known > blocks) {
+            self.resets.push(Reset { lsn, first: blocks, source: None });
+            self.set(lsn, Some(blocks));
+        }
+    }
+
+    /// The fork does not exist from `lsn` on.
+    pub fn drop(&mut self, lsn: Lsn) {
+        if self.blocks().is_some() {
+            self.resets.push(Reset { lsn, first: 0, source: None });
+            self.set(lsn, None);
+        }
+    }
+
+    /// The fork is, as of `lsn`, a copy of `source`, which has so many blocks then.
+    pub fn copy_from(&mut self, lsn: Lsn, source: RelTag, blocks: u32) {
+        self.resets.push(Reset { lsn, first: 0, source: Some(source) });
+        self.set(lsn, Some(blocks));
+    }
+
+    /// Bytes of memory that the events take.
+    pub fn memory(&self) -> usize {
+        self.sizes.capacity() * size_of::<Size>() + self.resets.capacity() * size_of::<Reset>()
+    }
+
+    fn set(&mut self, lsn: Lsn, blocks: Option<u32>) {
+        debug_assert!(self.sizes.last().is_none_or(|last| last.lsn <= lsn), "events go forward");
+        match self.sizes.last_mut() {
+            Some(last) if last.lsn == lsn => last.blocks = blocks,
+            _ => self.sizes.push(Size { lsn, blocks }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_size_holds_until_the_first_event() {
+        let mut history = History::with_base(4);
+        history.extend(Lsn(10), 3);
+        assert_eq!(history.blocks_at(Lsn(10)), Some(4));
+        history.extend(Lsn(20), 6);
+        assert_eq!(history.blocks_at(Lsn(19)), Some(4));
+        assert_eq!(history.blocks_at(Lsn(20)), Some(6));
+        assert_eq!(history.origin(5, Lsn(20)), Origin::Base { blocks: 4 });
+    }
+
+    #[test]
+    fn a_truncated_block_begins_again_as_zeroes() {
+        let mut history = History::with_base(10);
+        history.truncate(Lsn(10), 4);
+        history.extend(Lsn(20), 8);
+        assert_eq!(history.blocks_at(Lsn(15)), Some(4));
+        assert_eq!(history.origin(3, Lsn(30)), Origin::Base { blocks: 10 });
+        assert_eq!(history.origin(4, Lsn(30)), Origin::Zero(Lsn(10)));
+        assert_eq!(history.origin(4, Lsn(9)), Origin::Base { blocks: 10 });
+    }
+
+    #[test]
+    fn a_truncation_beyond_the_end_changes_nothing() {
+        let mut history = History::with_base(3);
+        history.truncate(Lsn(10), 5);
+        assert_eq!(history.blocks(), Some(3));
+        assert_eq!(history.origin(2, Lsn(10)), Origin::Base { blocks: 3 });
+    }
+
+    #[test]
+    fn a_file_number_used_again_starts_empty() {
+        let mut history = History::with_base(3);
+        history.drop(Lsn(10));
+        assert_eq!(history.blocks_at(Lsn(10)), None);
+        assert_eq!(history.blocks_at(Lsn(9)), Some(3));
+        history.create(Lsn(20));
+        history.extend(Lsn(30), 1);
+        assert_eq!(history.blocks_at(Lsn(25)), Some(0));
+        assert_eq!(history.origin(0, Lsn(30)), Origin::Zero(Lsn(10)));
+        history.create(Lsn(40));
+        assert_eq!(history.blocks(), Some(1));
+    }
+
+    #[test]
+    fn a_copy_reads_its_source_as_of_then() {
+        let source =
+            pg::datadir::relation::RelNode::new(1663, 1, 2).fork(pg::datadir::relation::Fork::Main);
+        let mut history = History::default();
+        history.copy_from(Lsn(10), source, 2);
+        assert_eq!(history.origin(1, Lsn(50)), Origin::Copy(source, Lsn(10)));
+        history.truncate(Lsn(20), 1);
+        assert_eq!(history.origin(1, Lsn(50)), Origin::Zero(Lsn(20)));
+        assert_eq!(history.origin(0, Lsn(50)), Origin::Copy(source, Lsn(10)));
+    }
+}

@@ -1,0 +1,294 @@
+//! Records into the index: which pages each touches, and how sizes and existence change.
+//!
+//! Rule: a record goes in whole or the timeline stops; a record whose content we cannot read must not be
+//! passed over, since the pages it touches would be wrong without a word.
+
+use std::collections::BTreeMap;
+
+use pg::datadir::relation::{Fork, RelTag};
+use pg::datadir::slru;
+use pg::lsn::Lsn;
+use pg::oid::Oid;
+use pg::page::vm;
+use pg::redo::effects::{self, Change, TransactionEnd};
+use pg::redo::visibility::implied_vm_clears;
+use pg::wal::reader::StreamDecoder;
+use pg::wal::record::{RawRecord, Record};
+use pg::wal::rmgr::Rmgr;
+
+use crate::error::Error;
+use crate::index::{Effect, Index, Position};
+use crate::limits::WAL_WRITE_BYTES_MAX;
+use crate::timeline::Timeline;
+
+/// What has been taken in since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    pub records: u64,
+    pub bytes: u64,
+    /// By name of the resource manager.
+    pub by_rmgr: BTreeMap<&'static str, u64>,
+    /// Records that touch pages which we cannot redo, by resource manager and kind.
+    pub unsupported: BTreeMap<String, u64>,
+}
+
+/// Takes WAL into a timeline's index, in order.
+pub struct Ingest {
+    decoder: StreamDecoder,
+}
+
+impl Ingest {
+    /// Begins at `start`, where a record begins.
+    pub fn new(timeline: &Timeline, start: Lsn) -> Ingest {
+        let manifest = &timeline.manifest;
+        let decoder = StreamDecoder::at_record(start, manifest.wal_segment_bytes)
+            .expect_system(manifest.system_identifier)
+            .assume_version(pg::wal::segment::WalVersion::V15);
+        Ingest { decoder }
+    }
+
+    /// Position of the next byte to be fed.
+    pub fn position(&self) -> Lsn {
+        self.decoder.position()
+    }
+
+    /// End of the last whole record.
+    pub fn end(&self) -> Lsn {
+        self.decoder.end()
+    }
+
+    /// Takes in `wal`, whose first byte is at [`Ingest::position`]; it is durable already.
+    pub fn feed(&mut self, timeline: &Timeline, mut wal: &[u8]) -> Result<(), Error> {
+        loop {
+            let next = self.decoder.next(&mut wal);
+            let Some(record) = next.map_err(|error| Error::Damaged(error.to_string()))? else {
+                return Ok(());
+            };
+            take_in(timeline, &record)?;
+            let end = record.end_lsn;
+            timeline.advance(end)?;
+        }
+    }
+}
+
+/// Reads the WAL on disk into the index; answers where to go on, and the decoder state there.
+///
+/// The last segment is received again from its start if the last record is not whole: only there
+/// can bytes be missing or torn (rule 1 of [`crate::wal_store`]).
+pub async fn recover(timeline: &Timeline) -> Result<Ingest, Error> {
+    let start = timeline.manifest.start;
+    let segments = timeline.wal_layout.segments().await?;
+    let last = segments
+        .last()
+        .copied()
+        .filter(|(number, _)| *number >= start.segment(timeline.manifest.wal_segment_bytes));
+    let Some((number, bytes)) = last else { return Ok(Ingest::new(timeline, start)) };
+    let last_start = Lsn(number * u64::from(timeline.manifest.wal_segment_bytes));
+    let on_disk = last_start + bytes;
+    timeline.wal.set_readable(on_disk);
+    let mut ingest = Ingest::new(timeline, start);
+    let stopped = read_up_to(timeline, &mut ingest, on_disk).await?;
+    let whole = ingest.end();
+    let resume = if ingest.position() >= last_start { whole.max(last_start) } else { whole };
+    if let Some(error) = stopped {
+        tracing::info!(%error, %resume, "the WAL on disk ends; it is received again from there");
+    }
+    timeline.wal.set_readable(resume);
+    let mut ingest = Ingest::new(timeline, whole);
+    match read_up_to(timeline, &mut ingest, resume).await? {
+        None => Ok(ingest),
+        Some(error) => Err(error),
+    }
+}
+
+/// Feeds WAL from disk; answers the error at which decoding stopped, if it did before `end`.
+async fn read_up_to(
+    timeline: &Timeline,
+    ingest: &mut Ingest,
+    end: Lsn,
+) -> Result<Option<Error>, Error> {
+    while ingest.position() < end {
+        let start = ingest.position();
+        let until = end.min(start + WAL_WRITE_BYTES_MAX as u64);
+        let wal = match timeline.wal.read(start, until).await {
+            Ok(wal) => wal,
+            Err(source) => {
+                return Err(Error::file("read WAL in", &timeline.wal_layout.directory, source));
+            }
+        };
+        match ingest.feed(timeline, &wal) {
+            Ok(()) => {}
+            Err(error @ Error::Damaged(_)) => return Ok(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
+    let damaged = |error: pg::wal::error::WalError| Error::Damaged(error.to_string());
+    let rmgr = raw.header.rmgr;
+    let mut counters = timeline.counters.borrow_mut();
+    counters.records += 1;
+    counters.bytes += raw.bytes.len() as u64;
+    *counters.by_rmgr.entry(rmgr.name()).or_default() += 1;
+    let mut index = timeline.index.borrow_mut();
+    let mut touches = Touches { index: &mut index, start: raw.lsn, end: raw.end_lsn };
+    let mut changes_pages = false;
+    for block in raw.block_refs() {
+        let block = block.map_err(damaged)?;
+        let effect = if block.starts_anew { Effect::Initial } else { Effect::Change };
+        changes_pages |= !block.starts_anew;
+        touches.block(block.tag, block.number, effect, block.id)?;
+    }
+    let has_effects = effects::has_effects(rmgr);
+    let clears_bits = matches!(rmgr, Rmgr::HEAP | Rmgr::HEAP2);
+    if !has_effects && !clears_bits && !changes_pages {
+        return Ok(());
+    }
+    let record = raw.decode().map_err(damaged)?;
+    if changes_pages && !can_redo(rmgr) {
+        let name = record.kind().to_string();
+        *counters.unsupported.entry(name).or_default() += 1;
+    }
+    if clears_bits {
+        for cleared in implied_vm_clears(&record) {
+            touches.implied(cleared.node.fork(Fork::Vm), vm::map_block(cleared.heap_block))?;
+        }
+    }
+    if has_effects {
+        for change in effects::effects(&record).map_err(damaged)? {
+            if let Change::ParametersChanged(parameters) = &change {
+                timeline.note_parameters(raw.end_lsn, parameters);
+            }
+            touches.apply(&record, &change)?;
+        }
+    }
+    Ok(())
+}
+
+/// Resource managers whose records [`pg::redo`] applies to pages; those of others count only by
+/// their images.
+fn can_redo(rmgr: Rmgr) -> bool {
+    matches!(
+        rmgr,
+        Rmgr::XLOG | Rmgr::HEAP | Rmgr::HEAP2 | Rmgr::BTREE | Rmgr::SEQUENCE | Rmgr::GENERIC
+    )
+}
+
+/// Notes the touches of one record.
+struct Touches<'i> {
+    index: &'i mut Index,
+    start: Lsn,
+    end: Lsn,
+}
+
+impl Touches<'_> {
+    fn position(&self, effect: Effect, block_id: u8) -> Result<Position, Error> {
+        Position::new(self.start, self.end, effect, block_id)
+            .ok_or_else(|| Error::Damaged(format!("record at {} is too long", self.start)))
+    }
+
+    fn block(&mut self, tag: RelTag, block: u32, effect: Effect, id: u8) -> Result<(), Error> {
+        let position = self.position(effect, id)?;
+        self.index.touch(tag, block, position);
+        Ok(())
+    }
+
+    /// A touch that the record does not spell out. A page that is not there has no bits to clear.
+    fn implied(&mut self, tag: RelTag, block: u32) -> Result<(), Error> {
+        if self.index.blocks(tag).is_some_and(|blocks| block < blocks) {
+            self.block(tag, block, Effect::Implied, 0)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, record: &Record<'_>, change: &Change<'_>) -> Result<(), Error> {
+        let end = self.end;
+        match change {
+            Change::RelationCreated(tag) => self.index.change(*tag, |fork| fork.create(end)),
+            Change::RelationTruncated { node, blocks, heap, vm, .. } => {
+                if *heap {
+                    let main = node.fork(Fork::Main);
+                    self.index.change(main, |fork| fork.truncate(end, *blocks));
+                }
+                if *vm {
+                    self.truncate_map(node.fork(Fork::Vm), *blocks)?;
+                }
+            }
+            Change::RelationDropped(node) => {
+                for fork in Fork::ALL {
+                    self.drop_fork(node.fork(fork));
+                }
+            }
+            Change::DatabaseCreated { tablespace, database, source: Some(source) } => {
+                self.copy_database(*source, (*tablespace, *database));
+            }
+            Change::DatabaseDropped { database, tablespaces } => {
+                for tablespace in tablespaces {
+                    for (tag, _blocks) in self.index.forks_of(*tablespace, *database) {
+                        self.drop_fork(tag);
+                    }
+                }
+            }
+            Change::TransactionEnded(ended) => self.end_transaction(ended)?,
+            Change::ClogPageZeroed(page) => {
+                let position = self.position(Effect::Initial, 0)?;
+                self.index.touch_transactions(*page, position);
+            }
+            Change::RecoveryEnded { timeline, .. } => {
+                let message = format!("timeline {timeline} begins at {}", record.lsn);
+                let hint = "following Postgres to another timeline is not supported yet";
+                return Err(Error::Refused { message, hint });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn drop_fork(&mut self, tag: RelTag) {
+        if self.index.blocks(tag).is_some() {
+            let end = self.end;
+            self.index.change(tag, |fork| fork.drop(end));
+        }
+    }
+
+    /// The map is cut to what `heap_blocks` need; bits beyond them in its last page are cleared.
+    fn truncate_map(&mut self, map: RelTag, heap_blocks: u32) -> Result<(), Error> {
+        let whole = vm::map_block(heap_blocks);
+        let rest = heap_blocks % vm::HEAP_BLOCKS_PER_PAGE;
+        let blocks = if rest == 0 { whole } else { whole + 1 };
+        let end = self.end;
+        if self.index.blocks(map).is_none() {
+            return Ok(());
+        }
+        self.index.change(map, |fork| fork.truncate(end, blocks));
+        if rest != 0 {
+            self.implied(map, whole)?;
+        }
+        Ok(())
+    }
+
+    /// Every fork of `source` (tablespace, database) is now in `target`, too.
+    fn copy_database(&mut self, source: (Oid, Oid), target: (Oid, Oid)) {
+        let end = self.end;
+        for (tag, blocks) in self.index.forks_of(source.0, source.1) {
+            let copy = RelTag { spcnode: target.0, dbnode: target.1, ..tag };
+            self.index.change(copy, |fork| fork.copy_from(end, tag, blocks));
+        }
+    }
+
+    fn end_transaction(&mut self, ended: &TransactionEnd<'_>) -> Result<(), Error> {
+        let mut pages: Vec<u32> = std::iter::once(&ended.xid)
+            .chain(&ended.subxids)
+            .map(|&xid| slru::xid_page(xid))
+            .collect();
+        pages.sort_unstable();
+        pages.dedup();
+        for page in pages {
+            let position = self.position(Effect::Change, 0)?;
+            self.index.touch_transactions(page, position);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! Every bound of the page server, with its name and its reason.
+
+use std::time::Duration;
+
+/// Bytes of a page; the only block size we accept from a server (`BLCKSZ`).
+pub const PAGE_BYTES: usize = 8192;
+/// Blocks of one file of a relation (`RELSEG_SIZE`: 1 GiB of 8 KiB blocks).
+pub const FILE_BLOCKS: u32 = 131_072;
+/// Pages of one SLRU file (`SLRU_PAGES_PER_SEGMENT`).
+pub const SLRU_FILE_PAGES: u32 = 32;
+
+/// WAL gathered from the connection before it is written and synced at once: large enough that a
+/// bulk load pays one fsync per MiB, small enough that a commit never waits long for its turn.
+pub const WAL_WRITE_BYTES_MAX: usize = 1 << 20;
+/// Longest message of the replication stream. A walsender sends at most 128 KiB of WAL
+/// (`MAX_SEND_SIZE`) and a base backup 32 KiB of archive per message; a page stream's longest reply is
+/// a batch of pages, which is what counts.
+pub const STREAM_MESSAGE_BYTES_MAX: u32 = BATCH_BLOCKS_MAX as u32 * PAGE_BYTES as u32 + 1024;
+/// Rows that one answer to a command may have: the list of all relation forks is the longest.
+pub const ANSWER_ROWS_MAX: usize = 4_000_000;
+/// Longest value of such a row.
+pub const ANSWER_VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// WAL is read back in blocks of this size: one read serves many records of one page, since the
+/// records of a hot page lie close together.
+pub const WAL_READ_BYTES: usize = 64 << 10;
+/// WAL blocks kept in memory (16 MiB): the working set of a few hundred hot pages.
+pub const WAL_READ_BLOCKS_MAX: usize = 256;
+/// Longest WAL record (`XLogRecordMaxSize` of 16+; 15 allows no more than 1 GiB either).
+pub const WAL_RECORD_BYTES_MAX: u32 = 1020 << 20;
+
+/// Pages of one request on the page stream.
+pub const BATCH_BLOCKS_MAX: u16 = pg::limits::PAGESTREAM_BLOCKS_MAX;
+/// Unsent reply bytes of one page stream before we stop reading its requests.
+pub const STREAM_REPLY_BYTES_MAX: usize = 4 << 20;
+/// Longest simple query or start-up packet that a page-service client may send.
+pub const COMMAND_BYTES_MAX: u32 = 64 << 10;
+/// Page-service connections at once; each costs a task and its buffers.
+pub const CLIENTS_MAX: usize = 1000;
+/// A client has this long from connecting to its first command.
+pub const LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// First pause before connecting or writing again; doubles up to [`RETRY_PAUSE_MAX`].
+pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Longest such pause: an operator who has freed the disk should not have to wait long.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Links from a clone to its source database that one read may follow (`CREATE DATABASE` with the
+/// `FILE_COPY` strategy from a database that was itself made that way).
+pub const CLONE_DEPTH_MAX: u32 = 16;
+/// Records applied to one page before other tasks of the core have a turn: some 100 µs of redo.
+pub const REDO_RECORDS_AT_ONCE: usize = 128;
+/// Files synced at once at the end of a base backup.
+pub const SYNC_FILES_AT_ONCE: usize = 16;
+/// Differences that a comparison lists; it counts all of them.
+pub const DIFFERENCES_KEPT_MAX: usize = 100;
+
+const _: () = assert!(WAL_READ_BYTES.is_power_of_two());
+const _: () = assert!(WAL_WRITE_BYTES_MAX >= WAL_READ_BYTES);
+const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());

@@ -1,0 +1,116 @@
+//! Rebuilt pages kept in memory: the newest version asked for, per block.
+//!
+//! A hot page (a branch row of pgbench, an index root) collects thousands of records between two
+//! images; with the version before at hand, only those since are applied. Bounded by bytes; the page
+//! unused for longest goes first.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use pg::datadir::relation::RelTag;
+use pg::lsn::Lsn;
+
+use crate::limits::PAGE_BYTES;
+
+/// A page's bytes.
+pub type Page = [u8; PAGE_BYTES];
+
+/// What an entry costs beside the page itself.
+const ENTRY_OVERHEAD: usize = 160;
+
+/// The cache of one timeline.
+pub struct PageCache {
+    bytes_max: usize,
+    pages: BTreeMap<(RelTag, u32), Entry>,
+    /// By when each was last used.
+    order: BTreeMap<u64, (RelTag, u32)>,
+    now: u64,
+}
+
+struct Entry {
+    page: Rc<Page>,
+    /// End of the last record that is in the page.
+    as_of: Lsn,
+    used: u64,
+}
+
+impl PageCache {
+    pub fn new(bytes_max: usize) -> PageCache {
+        PageCache { bytes_max, pages: BTreeMap::new(), order: BTreeMap::new(), now: 0 }
+    }
+
+    /// The page as some record up to `upto` left it, and that record's end.
+    pub fn get(&mut self, tag: RelTag, block: u32, upto: Lsn) -> Option<(Rc<Page>, Lsn)> {
+        let key = (tag, block);
+        let entry = self.pages.get_mut(&key).filter(|entry| entry.as_of <= upto)?;
+        self.order.remove(&entry.used);
+        self.now += 1;
+        entry.used = self.now;
+        self.order.insert(self.now, key);
+        Some((Rc::clone(&entry.page), entry.as_of))
+    }
+
+    /// Keeps a page; one of a later LSN stays.
+    pub fn put(&mut self, tag: RelTag, block: u32, as_of: Lsn, page: Rc<Page>) {
+        let key = (tag, block);
+        if let Some(known) = self.pages.get(&key) {
+            if known.as_of >= as_of {
+                return;
+            }
+            self.order.remove(&known.used);
+        }
+        self.now += 1;
+        self.order.insert(self.now, key);
+        self.pages.insert(key, Entry { page, as_of, used: self.now });
+        while self.bytes() > self.bytes_max {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            self.pages.remove(&oldest);
+        }
+    }
+
+    /// Bytes in use.
+    pub fn bytes(&self) -> usize {
+        self.pages.len() * (PAGE_BYTES + ENTRY_OVERHEAD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pg::datadir::relation::{Fork, RelNode};
+
+    const TAG: RelTag = RelNode::new(1663, 5, 16384).fork(Fork::Main);
+
+    fn page(byte: u8) -> Rc<Page> {
+        Rc::new([byte; PAGE_BYTES])
+    }
+
+    #[test]
+    fn never_gives_a_page_from_the_future() {
+        let mut cache = PageCache::new(1 << 20);
+        cache.put(TAG, 0, Lsn(100), page(1));
+        assert!(cache.get(TAG, 0, Lsn(99)).is_none());
+        assert_eq!(cache.get(TAG, 0, Lsn(100)).map(|found| found.1), Some(Lsn(100)));
+        cache.put(TAG, 0, Lsn(50), page(2));
+        assert_eq!(cache.get(TAG, 0, Lsn(200)).map(|found| found.0[0]), Some(1));
+    }
+
+    #[test]
+    fn the_page_unused_for_longest_goes_first() {
+        let mut cache = PageCache::new(2 * (PAGE_BYTES + ENTRY_OVERHEAD));
+        cache.put(TAG, 0, Lsn(1), page(0));
+        cache.put(TAG, 1, Lsn(1), page(1));
+        assert!(cache.get(TAG, 0, Lsn(1)).is_some());
+        cache.put(TAG, 2, Lsn(1), page(2));
+        assert!(cache.get(TAG, 1, Lsn(1)).is_none());
+        assert!(cache.get(TAG, 0, Lsn(1)).is_some());
+        assert!(cache.bytes() <= 2 * (PAGE_BYTES + ENTRY_OVERHEAD));
+    }
+
+    #[test]
+    fn a_cache_of_no_bytes_keeps_nothing() {
+        let mut cache = PageCache::new(0);
+        cache.put(TAG, 0, Lsn(1), page(0));
+        assert!(cache.get(TAG, 0, Lsn(1)).is_none());
+    }
+}

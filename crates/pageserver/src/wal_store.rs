@@ -1,0 +1,243 @@
+//! The received WAL on disk: segment files named as Postgres names them, written once and synced.
+//!
+//! Rules (numbered in the crate's README):
+//! 1. A segment is synced as a whole before a byte is written to the next one; so after a crash only the last
+//!    segment can hold anything that was not synced.
+//! 2. [`WalWriter::append`] returns only when the bytes, the file and its name are durable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use pg::lsn::Lsn;
+use pg::wal::segment::SegmentName;
+use runtime::fs::{self, File, OpenOptions};
+
+use crate::error::Error;
+use crate::limits::{WAL_READ_BLOCKS_MAX, WAL_READ_BYTES};
+
+/// Name of the folder in the page server's directory.
+pub const FOLDER: &str = "wal";
+
+/// Which segments a store holds.
+#[derive(Clone, Debug)]
+pub struct WalLayout {
+    pub directory: PathBuf,
+    pub timeline: u32,
+    pub segment_bytes: u32,
+}
+
+impl WalLayout {
+    fn path(&self, number: u64) -> PathBuf {
+        let name =
+            SegmentName { timeline: self.timeline, number, segment_bytes: self.segment_bytes };
+        self.directory.join(name.to_string())
+    }
+
+    /// The segments there are, in order, with the bytes each file has.
+    pub async fn segments(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let failed = |source| Error::file("read directory", &self.directory, source);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory).await.map_err(failed)? {
+            let name = entry.name.to_string_lossy();
+            let Some(segment) = SegmentName::parse(&name, self.segment_bytes) else { continue };
+            if segment.timeline == self.timeline && !entry.is_dir {
+                found.push((segment.number, entry.len));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+}
+
+/// Appends received WAL.
+pub struct WalWriter {
+    layout: WalLayout,
+    open: Option<(u64, File)>,
+    /// Bytes of all segments, and how many there may be (0: any number).
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl WalWriter {
+    /// A writer into an existing directory.
+    pub async fn new(layout: WalLayout, bytes_max: u64) -> Result<WalWriter, Error> {
+        let bytes = layout.segments().await?.iter().map(|(_, bytes)| bytes).sum();
+        Ok(WalWriter { layout, open: None, bytes, bytes_max })
+    }
+
+    /// Writes `wal`, whose first byte is at `start`, and syncs it. Gives the buffer back, for the next
+    /// time. After an error any part may be written; writing the same bytes again is safe.
+    pub async fn append(&mut self, start: Lsn, wal: Vec<u8>) -> (Result<(), Error>, Vec<u8>) {
+        if self.bytes_max != 0 && self.bytes + wal.len() as u64 > self.bytes_max {
+            return (Err(Error::WalLimit { limit: self.bytes_max }), wal);
+        }
+        let mut wal = wal;
+        let mut written = 0;
+        while written < wal.len() {
+            let at = start + written as u64;
+            let offset = at.segment_offset(self.layout.segment_bytes);
+            let room = u64::from(self.layout.segment_bytes) - offset;
+            let length = (wal.len() - written).min(usize::try_from(room).unwrap_or(usize::MAX));
+            let whole = written == 0 && length == wal.len();
+            let part = if whole {
+                std::mem::take(&mut wal)
+            } else {
+                wal[written..written + length].to_vec()
+            };
+            let (result, part) = self.write_part(at, offset, part).await;
+            if whole {
+                wal = part;
+            }
+            if let Err(source) = result {
+                // The file's state is unknown now (a failed fsync may have dropped pages): the
+                // next attempt opens it anew and writes the bytes again.
+                self.open = None;
+                let path = self.layout.path(at.segment(self.layout.segment_bytes));
+                return (Err(Error::file("write WAL segment", &path, source)), wal);
+            }
+            written += length;
+        }
+        self.bytes += wal.len() as u64;
+        (Ok(()), wal)
+    }
+
+    async fn write_part(
+        &mut self,
+        at: Lsn,
+        offset: u64,
+        part: Vec<u8>,
+    ) -> (io::Result<()>, Vec<u8>) {
+        let number = at.segment(self.layout.segment_bytes);
+        let file = match self.open.take() {
+            Some((open, file)) if open == number => file,
+            // Rule 1 holds: every append has synced what it wrote.
+            _ => match self.open_segment(number).await {
+                Ok(file) => file,
+                Err(error) => return (Err(error), part),
+            },
+        };
+        let (written, part) = file.write_all_at(part, offset).await;
+        let result = match written {
+            Ok(()) => file.sync_data().await,
+            Err(error) => Err(error),
+        };
+        self.open = Some((number, file));
+        (result, part)
+    }
+
+    async fn open_segment(&self, number: u64) -> io::Result<File> {
+        let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
+        let file = File::open(self.layout.path(number), options).await?;
+        fs::sync_dir(&self.layout.directory).await?;
+        Ok(file)
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Reads WAL back, through a small cache of blocks.
+///
+/// Invariant: no block in the cache reaches beyond `readable`. Bytes behind it may be torn, or are being
+/// written, and must not be remembered.
+pub struct WalReader {
+    layout: WalLayout,
+    readable: Cell<Lsn>,
+    blocks: RefCell<BTreeMap<u64, Block>>,
+    now: Cell<u64>,
+    open: RefCell<Option<(u64, File)>>,
+}
+
+struct Block {
+    /// Shorter than [`WAL_READ_BYTES`] while the segment grows.
+    bytes: Rc<Vec<u8>>,
+    used: u64,
+}
+
+impl WalReader {
+    /// A reader of nothing yet: see [`WalReader::set_readable`].
+    pub fn new(layout: WalLayout) -> WalReader {
+        let (blocks, now, open) = (RefCell::default(), Cell::new(0), RefCell::new(None));
+        WalReader { layout, readable: Cell::new(Lsn::INVALID), blocks, now, open }
+    }
+
+    /// Up to where WAL is durable.
+    pub fn readable(&self) -> Lsn {
+        self.readable.get()
+    }
+
+    /// WAL is durable up to `end`.
+    pub fn set_readable(&self, end: Lsn) {
+        if end < self.readable.get() {
+            self.blocks.borrow_mut().clear();
+        }
+        self.readable.set(end);
+    }
+
+    /// The bytes from `start` up to `end`, page headers included. WAL that is not there is
+    /// `UnexpectedEof`.
+    pub async fn read(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(usize::try_from(end.bytes_since(start)).unwrap_or(0));
+        let mut at = start.0;
+        while at < end.0 {
+            let number = at / WAL_READ_BYTES as u64;
+            let offset = (at % WAL_READ_BYTES as u64) as usize;
+            let length = (WAL_READ_BYTES - offset).min((end.0 - at) as usize);
+            let block = self.block(number, offset + length).await?;
+            bytes.extend_from_slice(&block[offset..offset + length]);
+            at += length as u64;
+        }
+        Ok(bytes)
+    }
+
+    /// A block with at least so many bytes.
+    async fn block(&self, number: u64, bytes_min: usize) -> io::Result<Rc<Vec<u8>>> {
+        self.now.set(self.now.get() + 1);
+        if let Some(block) = self.blocks.borrow_mut().get_mut(&number)
+            && block.bytes.len() >= bytes_min
+        {
+            block.used = self.now.get();
+            return Ok(Rc::clone(&block.bytes));
+        }
+        let start = Lsn(number * WAL_READ_BYTES as u64);
+        let file = self.segment(start.segment(self.layout.segment_bytes)).await?;
+        let offset = start.segment_offset(self.layout.segment_bytes);
+        let mut buffer = vec![0; WAL_READ_BYTES];
+        let (read, returned) = file.read_at(buffer, offset).await;
+        buffer = returned;
+        let readable = self.readable.get().bytes_since(start);
+        buffer.truncate(read?.min(usize::try_from(readable).unwrap_or(usize::MAX)));
+        if buffer.len() < bytes_min {
+            let message = format!("WAL ends before {}", start + bytes_min as u64);
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        }
+        let bytes = Rc::new(buffer);
+        self.keep(number, Rc::clone(&bytes));
+        Ok(bytes)
+    }
+
+    fn keep(&self, number: u64, bytes: Rc<Vec<u8>>) {
+        let mut blocks = self.blocks.borrow_mut();
+        if blocks.len() >= WAL_READ_BLOCKS_MAX {
+            let oldest = blocks.iter().min_by_key(|(_, block)| block.used).map(|(&key, _)| key);
+            oldest.map(|key| blocks.remove(&key));
+        }
+        blocks.insert(number, Block { bytes, used: self.now.get() });
+    }
+
+    async fn segment(&self, number: u64) -> io::Result<File> {
+        let open = self.open.borrow().as_ref().map(|(open, file)| (*open, file.clone()));
+        if let Some((_, file)) = open.filter(|(open, _)| *open == number) {
+            return Ok(file);
+        }
+        let path = self.layout.path(number);
+        let file = File::open(&path, OpenOptions::default()).await?;
+        *self.open.borrow_mut() = Some((number, file.clone()));
+        Ok(file)
+    }
+}

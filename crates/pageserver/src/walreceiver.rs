@@ -1,0 +1,241 @@
+//! Following Postgres: physical WAL over streaming replication, made durable, taken in, acknowledged.
+//!
+//! Steps of the loop: gather what has arrived (up to a bound), write and sync it, take its records into the
+//! index, tell Postgres. While the disk is slow nothing is read from the connection: that is the
+//! back-pressure.
+//! Invariant: `flushed` in a status message never exceeds what is synced; `applied` never exceeds what the
+//! index has.
+
+use std::time::Duration;
+
+use pg::lsn::Lsn;
+use pg::wire::backend::kind;
+use pg::wire::frontend;
+use pg::wire::replication::command::Command;
+use pg::wire::replication::{FromSender, POSTGRES_EPOCH_UNIX_MICROS, StandbyStatus};
+use runtime::clock::{self, Instant};
+
+use crate::connection::{Connection, malformed, unexpected};
+use crate::error::Error;
+use crate::ingest::Ingest;
+use crate::limits::WAL_WRITE_BYTES_MAX;
+use crate::timeline::Timeline;
+use crate::wal_store::WalWriter;
+use crate::watch::{Watch, unless_stopped};
+
+/// A stream of WAL into one timeline.
+pub struct WalReceiver<'t> {
+    timeline: &'t Timeline,
+    writer: &'t mut WalWriter,
+    ingest: &'t mut Ingest,
+    /// WAL received and not yet durable; it begins at the timeline's durable end.
+    buffer: Vec<u8>,
+    /// The sender's end of WAL, as it said last.
+    sender_end: Lsn,
+    status_interval: Duration,
+    /// What the last status message said, and when it was sent.
+    reported: (Lsn, Lsn),
+    reported_at: Instant,
+    reply_requested: bool,
+}
+
+/// What the receiver tells its owner after each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub sender_end: Lsn,
+    pub durable: Lsn,
+    pub ingested: Lsn,
+}
+
+impl<'t> WalReceiver<'t> {
+    pub fn new(
+        timeline: &'t Timeline,
+        writer: &'t mut WalWriter,
+        ingest: &'t mut Ingest,
+        status_interval: Duration,
+    ) -> WalReceiver<'t> {
+        WalReceiver {
+            timeline,
+            writer,
+            ingest,
+            buffer: Vec::new(),
+            sender_end: Lsn::INVALID,
+            status_interval,
+            reported: (Lsn::INVALID, Lsn::INVALID),
+            reported_at: clock::now(),
+            reply_requested: false,
+        }
+    }
+
+    /// Streams until `stop` (then `Ok`, after a last status message) or an error.
+    pub async fn run(
+        mut self,
+        connection: &mut Connection,
+        slot: &str,
+        stop: &Watch,
+        report: impl Fn(Position),
+    ) -> Result<(), Error> {
+        self.start(connection, slot).await?;
+        self.send_status(connection).await?;
+        loop {
+            let received = unless_stopped(stop, self.receive(connection)).await;
+            // Before anything else, an error of the connection included: what has arrived counts.
+            if !self.buffer.is_empty() {
+                self.store().await?;
+            }
+            match received {
+                Some(received) => received?,
+                None => return self.send_status(connection).await,
+            }
+            report(self.position());
+            let now = (self.timeline.durable(), self.timeline.ingested());
+            if now != self.reported || self.reply_requested || self.is_status_due() {
+                self.send_status(connection).await?;
+            }
+        }
+    }
+
+    async fn start(&mut self, connection: &mut Connection, slot: &str) -> Result<(), Error> {
+        let start = self.timeline.durable();
+        // A new slot's WAL, and a new timeline's, is asked for from the segment's start: so that
+        // every file is whole.
+        let begin = if start == self.timeline.manifest.start {
+            let segment_bytes = self.timeline.manifest.wal_segment_bytes;
+            Lsn(start.0 - start.segment_offset(segment_bytes))
+        } else {
+            start
+        };
+        let command = Command::StartPhysical {
+            slot: Some(slot.to_owned()),
+            start: begin,
+            timeline: Some(self.timeline.manifest.timeline),
+        };
+        connection.begin(&command).await?;
+        let message = connection.receive().await?;
+        if message.kind != kind::COPY_BOTH {
+            return Err(unexpected(message.kind, "START_REPLICATION"));
+        }
+        if begin != start {
+            self.store_head(connection, begin, start).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores the WAL from the segment's start up to the backup's start, which is not decoded.
+    async fn store_head(
+        &mut self,
+        connection: &mut Connection,
+        begin: Lsn,
+        start: Lsn,
+    ) -> Result<(), Error> {
+        let mut head = Vec::new();
+        while begin + (head.len() as u64) < start {
+            self.gather_one(connection, begin + head.len() as u64).await?;
+            head.append(&mut self.buffer);
+        }
+        let length = usize::try_from(start.bytes_since(begin)).unwrap_or(usize::MAX);
+        self.buffer = head.split_off(length);
+        self.writer.append(begin, head).await.0
+    }
+
+    /// Waits for WAL, or until a status message is due; then takes what else has arrived.
+    async fn receive(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        let expected = self.timeline.durable() + self.buffer.len() as u64;
+        let left = self.status_interval.saturating_sub(clock::now() - self.reported_at);
+        if self.buffer.is_empty() {
+            match clock::timeout(left, self.gather_one(connection, expected)).await {
+                Ok(gathered) => gathered?,
+                Err(_elapsed) => return Ok(()),
+            }
+        }
+        while self.buffer.len() < WAL_WRITE_BYTES_MAX {
+            let Some(message) = connection.try_receive()? else { break };
+            let expected = self.timeline.durable() + self.buffer.len() as u64;
+            self.take(message.kind, connection.body(&message), expected)?;
+        }
+        Ok(())
+    }
+
+    async fn gather_one(
+        &mut self,
+        connection: &mut Connection,
+        expected: Lsn,
+    ) -> Result<(), Error> {
+        let message = connection.receive().await?;
+        self.take(message.kind, connection.body(&message), expected)
+    }
+
+    fn take(&mut self, message_kind: u8, body: &[u8], expected: Lsn) -> Result<(), Error> {
+        match message_kind {
+            kind::COPY_DATA => {}
+            kind::COPY_DONE => {
+                return Err(Error::Refused {
+                    message: format!(
+                        "Postgres has left timeline {}",
+                        self.timeline.manifest.timeline
+                    ),
+                    hint: "following Postgres to another timeline is not supported yet",
+                });
+            }
+            // What a walsender says when its server shuts down and we have everything.
+            kind::COMMAND_COMPLETE => return Err(Error::protocol("the server is shutting down")),
+            other => return Err(unexpected(other, "streaming replication")),
+        }
+        match FromSender::read(body).map_err(malformed)? {
+            FromSender::XLogData(data) => {
+                if data.start != expected {
+                    let message = format!("WAL from {} where {expected} is next", data.start);
+                    return Err(Error::Protocol(message));
+                }
+                self.sender_end = data.end.max(data.start + data.wal.len() as u64);
+                self.buffer.extend_from_slice(data.wal);
+            }
+            FromSender::Keepalive(keepalive) => {
+                self.sender_end = keepalive.end;
+                self.reply_requested |= keepalive.reply_requested;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the buffer durable and takes it in.
+    async fn store(&mut self) -> Result<(), Error> {
+        let start = self.timeline.durable();
+        let (result, buffer) = self.writer.append(start, std::mem::take(&mut self.buffer)).await;
+        result?;
+        self.timeline.wal.set_readable(start + buffer.len() as u64);
+        self.ingest.feed(self.timeline, &buffer)?;
+        self.buffer = buffer;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn position(&self) -> Position {
+        let durable = self.timeline.durable();
+        let sender_end = self.sender_end.max(durable);
+        Position { sender_end, durable, ingested: self.timeline.ingested() }
+    }
+
+    fn is_status_due(&self) -> bool {
+        clock::now() - self.reported_at >= self.status_interval
+    }
+
+    async fn send_status(&mut self, connection: &Connection) -> Result<(), Error> {
+        let (flushed, applied) = (self.timeline.durable(), self.timeline.ingested());
+        let status = StandbyStatus {
+            written: flushed,
+            flushed,
+            applied,
+            sent_at: clock::wall_micros() - POSTGRES_EPOCH_UNIX_MICROS,
+            reply_requested: false,
+        };
+        let (mut data, mut packet) = (Vec::new(), Vec::new());
+        status.write(&mut data);
+        frontend::write::copy_data(&mut packet, &data);
+        connection.send(&packet).await?;
+        self.reported = (flushed, applied);
+        self.reported_at = clock::now();
+        self.reply_requested = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! A stock Postgres cluster of a test's own: on a unix socket in its own folder, so no port is taken.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Debian's place of PostgreSQL 15.
+const BIN: &str = "/usr/lib/postgresql/15/bin";
+
+/// A cluster, running or stopped; gone when dropped.
+pub struct Cluster {
+    folder: PathBuf,
+    /// Whom the server runs as, if not us: Postgres refuses root.
+    user: Option<(u32, u32)>,
+    running: bool,
+}
+
+/// A folder of this test's own.
+pub fn temporary_folder(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let folder =
+        std::env::temp_dir().join(format!("howdah-ps-{name}-{}-{number}", std::process::id()));
+    std::fs::create_dir(&folder).expect("the folder's name is new");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))
+        .expect("the folder is ours");
+    folder
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test starts Postgres' own programs and waits for them"
+)]
+fn command(program: &str, user: Option<(u32, u32)>) -> Command {
+    let mut command = Command::new(format!("{BIN}/{program}"));
+    if let Some((uid, gid)) = user {
+        command.uid(uid).gid(gid);
+    }
+    command.env_remove("PGDATA").stdin(Stdio::null()).current_dir("/");
+    command
+}
+
+fn checked(mut command: Command) -> Output {
+    let output = command.output().expect("the program is installed");
+    assert!(
+        output.status.success(),
+        "{command:?} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+impl Cluster {
+    /// Makes a cluster with these settings besides what tests need, and starts it.
+    pub fn start(name: &str, initdb: &[&str], settings: &[&str]) -> Cluster {
+        let folder = temporary_folder(name);
+        let own = std::fs::metadata(&folder).expect("the folder is there");
+        let user = (own.uid() == 0).then(postgres_user);
+        if let Some((uid, gid)) = user {
+            std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).expect("we are root");
+        }
+        let mut cluster = Cluster { folder, user, running: false };
+        let mut make = command("initdb", user);
+        make.arg("-D").arg(cluster.data()).args(["-A", "trust", "-U", "postgres", "--no-sync"]);
+        make.args(["--no-locale", "-E", "UTF8"]).args(initdb);
+        checked(make);
+        let mut lines = vec![
+            "listen_addresses = ''".to_owned(),
+            format!("unix_socket_directories = '{}'", cluster.folder.display()),
+            "fsync = off".to_owned(),
+            "shared_buffers = 8MB".to_owned(),
+            "max_connections = 40".to_owned(),
+            "autovacuum_naptime = 1s".to_owned(),
+        ];
+        lines.extend(settings.iter().map(|line| (*line).to_owned()));
+        let path = cluster.data().join("postgresql.auto.conf");
+        append(&path, &lines.join("\n"));
+        cluster.run();
+        cluster
+    }
+
+    /// Starts the server again.
+    pub fn run(&mut self) {
+        let mut start = command("pg_ctl", self.user);
+        start.arg("-D").arg(self.data()).arg("-l").arg(self.folder.join("log"));
+        start.args(["-w", "-t", "60", "start"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let status = start.status().expect("pg_ctl is installed");
+        assert!(status.success(), "Postgres did not start: {}", self.log());
+        self.running = true;
+    }
+
+    pub fn log(&self) -> String {
+        #[expect(clippy::disallowed_methods, reason = "a test reads the server's log")]
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Stops it: `fast`, `immediate`.
+    pub fn stop(&mut self, mode: &str) {
+        if self.running {
+            let mut stop = command("pg_ctl", self.user);
+            stop.arg("-D").arg(self.data()).args(["-m", mode, "-w", "-t", "60", "stop"]);
+            checked(stop);
+            self.running = false;
+        }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The address of its socket, as the page server's setting has it.
+    pub fn socket(&self) -> String {
+        self.folder.join(".s.PGSQL.5432").display().to_string()
+    }
+
+    /// Runs SQL; answers what psql prints unaligned.
+    pub fn sql(&self, sql: &str) -> String {
+        self.sql_in("postgres", sql)
+    }
+
+    pub fn sql_in(&self, database: &str, sql: &str) -> String {
+        let mut psql = command("psql", self.user);
+        psql.arg("-h")
+            .arg(&self.folder)
+            .args(["-U", "postgres", "-d", database, "-X", "-q", "-A", "-t"]);
+        psql.args(["-v", "ON_ERROR_STOP=1", "-c", sql]);
+        let output = checked(psql);
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Runs pgbench on the database `postgres`.
+    pub fn pgbench(&self, arguments: &[&str]) {
+        let mut bench = command("pgbench", self.user);
+        bench.arg("-h").arg(&self.folder).args(["-U", "postgres", "-n"]).args(arguments);
+        bench.arg("postgres");
+        checked(bench);
+    }
+
+    /// Makes a folder that the server may write to.
+    pub fn make_folder(&self, name: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        std::fs::create_dir(&path).expect("the folder is new");
+        if let Some((uid, gid)) = self.user {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("we are root");
+        }
+        path
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.running {
+            let mut stop = command("pg_ctl", self.user);
+            stop.arg("-D").arg(self.data()).args(["-m", "immediate", "-w", "stop"]);
+            stop.stdout(Stdio::null()).stderr(Stdio::null());
+            let _stopped = stop.status();
+        }
+        let _removed = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The user and group that Debian's package made.
+fn postgres_user() -> (u32, u32) {
+    #[expect(clippy::disallowed_methods, reason = "a test looks up the user that Postgres runs as")]
+    let passwd = std::fs::read_to_string("/etc/passwd").expect("there are users");
+    let line = passwd.lines().find(|line| line.starts_with("postgres:"));
+    let fields: Vec<&str> = line.expect("there is a user postgres").split(':').collect();
+    (fields[2].parse().expect("a user id"), fields[3].parse().expect("a group id"))
+}
+
+fn append(path: &Path, text: &str) {
+    #[expect(clippy::disallowed_methods, reason = "a test writes the server's settings")]
+    let before = std::fs::read_to_string(path).unwrap_or_default();
+    #[expect(clippy::disallowed_methods, reason = "a test writes the server's settings")]
+    std::fs::write(path, format!("{before}\n{text}\n")).expect("the file is ours");
+}

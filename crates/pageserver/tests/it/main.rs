@@ -1,0 +1,7 @@
+//! Integration tests of the page server.
+
+mod cluster;
+mod service;
+
+/// Against a stock Postgres 15 that each test starts for itself.
+mod postgres;

@@ -1,0 +1,3 @@
+//! Tests with a server.
+
+mod following;

@@ -1,0 +1,142 @@
+//! A page server of a test's own, on a thread of its own, and questions to it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pageserver::api::{Phase, Status};
+use pageserver::client::{Client, ClientError, PageStream};
+use pageserver::server::Server;
+use pageserver::settings::Settings;
+use pg::datadir::relation::RelTag;
+use pg::lsn::Lsn;
+use runtime::mailbox::{self, Reply, Sender};
+use runtime::{clock, executor, io};
+
+/// Longest wait for anything that should come soon: a guard against hangs, not a measurement.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+enum Order {
+    Status(Reply<Status>),
+    /// Orderly, or at once as a crash would.
+    Stop {
+        orderly: bool,
+    },
+}
+
+/// A running page server; killed when dropped.
+pub struct Service {
+    pub address: SocketAddr,
+    orders: Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Runs a future on a core of this thread.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    executor::block_on(&io::Options::default(), future).expect("this thread can be a core")
+}
+
+pub fn settings(directory: PathBuf, server: String) -> Settings {
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    Settings { directory, server, listen, ..Settings::default() }
+}
+
+impl Service {
+    pub fn start(settings: Settings) -> Service {
+        let (orders, mut received) = mailbox::channel::<Order>(16);
+        let (started, address) = mailbox::oneshot();
+        let run = move || {
+            block_on(async move {
+                let server = Server::start(settings).expect("the page server starts");
+                started.send(server.address()).expect("the test waits");
+                while let Some(order) = received.recv().await {
+                    match order {
+                        Order::Status(reply) => drop(reply.send(server.status())),
+                        Order::Stop { orderly: true } => return server.stop().await,
+                        Order::Stop { orderly: false } => return,
+                    }
+                }
+            });
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the test plays the clients on its own thread"
+        )]
+        let thread = std::thread::spawn(run);
+        let address = block_on(address).expect("the page server starts");
+        Service { address, orders, thread: Some(thread) }
+    }
+
+    pub fn status(&self) -> Status {
+        let (reply, pending) = mailbox::oneshot();
+        let asked = self.orders.try_send(Order::Status(reply));
+        assert!(asked.is_ok(), "the page server listens to its test");
+        block_on(pending).expect("the page server answers")
+    }
+
+    /// Waits until the status is as `expected` says.
+    pub fn wait(&self, what: &str, expected: impl Fn(&Status) -> bool) -> Status {
+        let begin = clock_now();
+        loop {
+            let status = self.status();
+            if expected(&status) {
+                return status;
+            }
+            let waited = clock_now().saturating_sub(begin);
+            assert!(waited < PATIENCE.as_micros() as i64, "{what} does not come: {status:#?}");
+            block_on(clock::sleep(Duration::from_millis(20)));
+        }
+    }
+
+    pub fn wait_streaming(&self) -> Status {
+        self.wait("streaming", |status| status.phase == Phase::Streaming)
+    }
+
+    /// Waits until everything up to `lsn` is in the index.
+    pub fn wait_lsn(&self, lsn: Lsn) -> Status {
+        self.wait(&format!("LSN {lsn}"), |status| {
+            let ingested = status.ingested_lsn.as_ref().and_then(|text| text.parse::<Lsn>().ok());
+            ingested.is_some_and(|ingested| ingested >= lsn)
+        })
+    }
+
+    pub fn stop(mut self) {
+        self.end(true);
+    }
+
+    /// Ends it as a crash would: nothing is said, nothing flushed.
+    pub fn kill(mut self) {
+        self.end(false);
+    }
+
+    fn end(&mut self, orderly: bool) {
+        let _gone_already = self.orders.try_send(Order::Stop { orderly });
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the page server's thread panicked");
+        }
+    }
+
+    /// One page as of `lsn`.
+    pub fn page(&self, tag: RelTag, block: u32, lsn: Lsn) -> Result<Vec<u8>, ClientError> {
+        let address = self.address;
+        block_on(async move { stream(address).await.pages(tag, &[block], lsn).await })
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
+
+/// A page stream to a page service.
+pub async fn stream(address: SocketAddr) -> PageStream {
+    let client = Client::connect(&address.to_string(), "tester", "").await;
+    client.expect("the page service lets us in").into_stream().await.expect("a page stream begins")
+}
+
+fn clock_now() -> i64 {
+    clock::wall_micros()
+}
