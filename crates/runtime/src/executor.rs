@@ -63,6 +63,24 @@ pub fn block_on<F: Future>(options: &driver::Options, future: F) -> io::Result<F
     result
 }
 
+/// What this core has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Tasks alive now.
+    pub tasks: usize,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Times a task was run.
+    pub polls: u64,
+    /// Times the core waited in the kernel for something to do.
+    pub parks: u64,
+}
+
+/// The counts of this core.
+pub fn stats() -> Stats {
+    with_core(|core| Stats { tasks: core.scheduler().alive(), ..core.stats.get() })
+}
+
 /// What a thread needs to be a core.
 pub(crate) struct Core {
     /// `remote::NONE` off a core.
@@ -74,6 +92,7 @@ pub(crate) struct Core {
     yielded: RefCell<Vec<Waker>>,
     wheel: RefCell<wheel::Wheel>,
     reactor: RefCell<Option<driver::Reactor>>,
+    stats: Cell<Stats>,
 }
 
 thread_local! {
@@ -85,6 +104,7 @@ thread_local! {
             yielded: RefCell::new(Vec::new()),
             wheel: RefCell::new(wheel::Wheel::new()),
             reactor: RefCell::new(None),
+            stats: Cell::new(Stats { tasks: 0, turns: 0, polls: 0, parks: 0 }),
         }
     };
 }
@@ -160,8 +180,15 @@ impl Core {
         f(self.reactor.borrow_mut().as_mut().expect("a core has a reactor while it runs"))
     }
 
+    fn count(&self, change: impl FnOnce(&mut Stats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
     /// What happened since: other cores' wakes, yields, timers.
     fn begin_turn(&self) {
+        self.count(|stats| stats.turns += 1);
         self.now.set(self.with_reactor(|reactor| reactor.time_now()));
         remote::collect(self.id.get(), |index| self.scheduler().wake_index(index));
         self.wheel.borrow_mut().advance(self.now.get());
@@ -174,6 +201,7 @@ impl Core {
         let busy = !self.scheduler().is_idle() || !self.yielded.borrow().is_empty();
         let parked = !busy && remote::park(self.id.get());
         let until = if parked { self.wheel.borrow().next() } else { Some(0) };
+        self.count(|stats| stats.parks += u64::from(parked));
         let result = self.with_reactor(|reactor| reactor.turn(until));
         if parked {
             remote::unpark(self.id.get());
@@ -185,6 +213,7 @@ impl Core {
     fn run_ready<F: Future>(&self, root: &mut Pin<&mut F>) -> Option<F::Output> {
         for _ in 0..TASKS_PER_TURN_MAX {
             let (task, work) = self.scheduler().next()?;
+            self.count(|stats| stats.polls += 1);
             let waker = crate::sys::waker::waker(task.pack(self.id.get()));
             let mut context = Context::from_waker(&waker);
             match work {
@@ -252,6 +281,7 @@ impl Drop for Open {
             let yielded = core.yielded.take();
             drop(yielded);
             core.wheel.borrow_mut().reset(0);
+            core.stats.set(Stats::default());
             buffer::close();
             remote::release(core.id.replace(remote::NONE));
         });

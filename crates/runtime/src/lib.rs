@@ -1,11 +1,16 @@
 //! The per-core machine: I/O drivers, tasks, clocks, messages. Knows no Postgres. See README.md.
 
 pub mod bridge;
+pub mod app;
+pub mod nodepool;
+pub mod process;
+pub mod signal;
 pub mod buffer;
 pub mod clock;
 pub mod collections;
 pub mod executor;
 pub mod fs;
+pub mod identity;
 pub mod io;
 pub mod limits;
 pub mod log;

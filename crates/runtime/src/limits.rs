@@ -60,3 +60,25 @@ pub const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 pub const CONNECT_RETRY: Duration = Duration::from_millis(2);
 /// A slice this large is offered to the socket at once, which saves copying it.
 pub const DIRECT_SEND_BYTES: usize = 8 * 1024;
+
+// Nodepool.
+
+/// Commands waiting for a core: one start or stop at a time, and reports as often as somebody asks.
+pub const COMMANDS_QUEUED_MAX: usize = 64;
+/// Orders to stop that are not yet obeyed; more say nothing new.
+pub const ORDERS_QUEUED_MAX: usize = 8;
+/// Signals received and not yet looked at; more say nothing new.
+pub const SIGNALS_QUEUED_MAX: usize = 16;
+/// How long draining may take where nobody says otherwise.
+pub const DRAIN_WAIT: Duration = Duration::from_secs(60);
+/// How long an App that is to stop now may take before the others are stopped without it.
+pub const STOP_NOW_WAIT: Duration = Duration::from_secs(10);
+
+// Child processes.
+
+/// Longest line of a child's output; a longer one is cut into several.
+pub const CHILD_LINE_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of each output stream kept of a child that runs to its end: the last ones, which say why it failed.
+pub const CHILD_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// How long the end of a child's output is waited for after its exit: grandchildren may hold the pipe open.
+pub const CHILD_OUTPUT_WAIT: Duration = Duration::from_secs(1);

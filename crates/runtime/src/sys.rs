@@ -6,4 +6,5 @@
     reason = "the kernel's and the waker's contracts are kept here, block by block"
 )]
 
+pub(crate) mod process;
 pub(crate) mod waker;

@@ -71,6 +71,11 @@ impl Scheduler {
         TaskId { core: 0, index, generation }
     }
 
+    /// Tasks that have not ended, the root among them.
+    pub(super) fn alive(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.ready.is_empty()
     }

@@ -107,7 +107,8 @@ impl<P: Poller> ReadinessDriver<P> {
             slot.hangup |= event.hangup;
             slot.wake_reader();
         }
-        if event.writable && !slot.writable {
+        // A foreign pipe that hung up is reported as writable as well; only our sockets have something to flush.
+        if event.writable && !slot.writable && slot.fd.is_some() {
             slot.writable = true;
             if slot.connecting {
                 slot.wake_writer();
