@@ -50,6 +50,9 @@ pub const WELCOME_PARAMETERS: [(&str, &str); 7] = [
 /// A future that lives on its core.
 pub type Later<T> = Pin<Box<dyn Future<Output = T>>>;
 
+/// Done, or everything that is wrong with the new configuration.
+pub type Accepted = Result<(), Vec<SettingsError>>;
+
 /// What the console needs of the pooler around it. One for each core.
 pub struct Host {
     /// Sends an order to all cores and waits for all answers, in the order of the cores.
@@ -58,9 +61,9 @@ pub struct Host {
     pub rules: Box<dyn Fn() -> Arc<Rules>>,
     /// Reads the configuration again, makes rules of it and gives them to all cores. An error has
     /// changed nothing. Also what SIGHUP does.
-    pub reload: Box<dyn Fn() -> Later<Result<(), Vec<SettingsError>>>>,
+    pub reload: Box<dyn Fn() -> Later<Accepted>>,
     /// The same with these settings, for SET.
-    pub replace: Box<dyn Fn(Settings) -> Later<Result<(), Vec<SettingsError>>>>,
+    pub replace: Box<dyn Fn(Settings) -> Later<Accepted>>,
     /// Begins to stop; the answer to the client may or may not reach it.
     pub shutdown: Box<dyn Fn(Shutdown)>,
 }

@@ -196,8 +196,8 @@ fn parameters_and_wrong_formats_are_refused() {
 
 #[test]
 fn what_does_not_belong_here_ends_the_connection() {
-    check(|out| client::terminate(out), &["(closed)"]);
-    check(|out| client::copy_done(out), &["E08P01", "(failed)"]);
+    check(client::terminate, &["(closed)"]);
+    check(client::copy_done, &["E08P01", "(failed)"]);
     check(|out| out.extend_from_slice(b"Q\0\0\0\x05x"), &["E08P01", "(failed)"]);
     check(|out| out.extend_from_slice(b"?\0\0\0\x04"), &["E08P01", "(failed)"]);
 }
