@@ -198,6 +198,8 @@ impl Core {
 
     /// Sends what was queued, then waits for something to do.
     fn end_turn(&self) -> io::Result<()> {
+        // Before the decision to sleep: what has been sent may wake those who wait for room.
+        self.with_reactor(driver::Reactor::flush_dirty);
         let busy = !self.scheduler().is_idle() || !self.yielded.borrow().is_empty();
         let parked = !busy && remote::park(self.id.get());
         let until = if parked { self.wheel.borrow().next() } else { Some(0) };

@@ -25,6 +25,8 @@ mod readiness;
 pub mod simulated;
 mod slots;
 mod socket;
+#[cfg(target_os = "linux")]
+mod uring;
 
 /// What a driver is built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,11 +263,15 @@ impl Reactor {
         self.driver.now()
     }
 
-    /// Sends what the turn queued, then lets the driver wait.
-    pub(crate) fn turn(&mut self, until: Option<u64>) -> io::Result<()> {
+    /// Sends what the turn queued.
+    pub(crate) fn flush_dirty(&mut self) {
         if !self.slots.dirty.is_empty() {
             self.driver.flush_dirty(&mut self.slots);
         }
+    }
+
+    /// Lets the driver wait and handle what has happened.
+    pub(crate) fn turn(&mut self, until: Option<u64>) -> io::Result<()> {
         self.driver.turn(&mut self.slots, until)
     }
 
@@ -298,15 +304,49 @@ impl Drop for Reactor {
 
 #[cfg(target_os = "linux")]
 fn open_driver(options: &Options, bell: &'static Bell) -> io::Result<Box<dyn Driver>> {
+    let ring = || uring::Uring::new(options.buffers, options.buffer_bytes, bell);
+    let epoll = || readiness::ReadinessDriver::new(epoll::Epoll::new()?, bell);
     match options.backend {
+        BackendChoice::Exactly(Backend::IoUring) => {
+            Ok(Box::new(ring().map_err(|error| why_no_ring(&error))?))
+        }
+        BackendChoice::Exactly(Backend::Epoll) => Ok(Box::new(epoll()?)),
         BackendChoice::Exactly(Backend::Simulated) => {
             Ok(Box::new(simulated::Simulated::new(&options.simulation, bell)))
         }
-        BackendChoice::Auto | BackendChoice::Exactly(Backend::Epoll | Backend::IoUring) => {
-            Ok(Box::new(readiness::ReadinessDriver::new(epoll::Epoll::new()?, bell)?))
-        }
-        BackendChoice::Exactly(backend) => Err(not_here(backend)),
+        BackendChoice::Auto => match ring() {
+            Ok(driver) => Ok(Box::new(driver)),
+            Err(error) => {
+                FALLBACK.call_once(|| tracing::info!(reason = %why_no_ring(&error), "using epoll"));
+                Ok(Box::new(epoll()?))
+            }
+        },
+        BackendChoice::Exactly(backend @ Backend::Kqueue) => Err(not_here(backend)),
     }
+}
+
+/// One line per process, however many cores fall back.
+#[cfg(target_os = "linux")]
+static FALLBACK: std::sync::Once = std::sync::Once::new();
+
+/// The kernel's answer to an attempt to set up a ring, in words.
+#[cfg(target_os = "linux")]
+fn why_no_ring(error: &io::Error) -> io::Error {
+    use rustix::io::Errno;
+    let disabled = || {
+        let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
+        (setting.trim() != "0").then(|| format!("kernel.io_uring_disabled is {}", setting.trim()))
+    };
+    let reason = match Errno::from_io_error(error) {
+        Some(Errno::NOSYS) => "the kernel has no io_uring, or seccomp hides it".to_owned(),
+        Some(Errno::PERM | Errno::ACCESS) => {
+            disabled().unwrap_or_else(|| "seccomp forbids io_uring".to_owned())
+        }
+        Some(Errno::INVAL) => "the kernel's io_uring is older than 6.1".to_owned(),
+        Some(Errno::NOMEM) => "no memory may be locked for io_uring (RLIMIT_MEMLOCK)".to_owned(),
+        _ => error.to_string(),
+    };
+    io::Error::new(io::ErrorKind::Unsupported, reason)
 }
 
 fn not_here(backend: Backend) -> io::Error {

@@ -71,8 +71,10 @@ pub const ORDERS_QUEUED_MAX: usize = 8;
 pub const SIGNALS_QUEUED_MAX: usize = 16;
 /// How long draining may take where nobody says otherwise.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(60);
-/// How long an App that is to stop now may take before the others are stopped without it.
-pub const STOP_NOW_WAIT: Duration = Duration::from_secs(10);
+/// How long stopping now may take where nobody says otherwise: time for a database's fast shutdown.
+pub const STOP_NOW_WAIT: Duration = Duration::from_secs(30);
+/// How long a core that has nothing left to do may take to end.
+pub const CORE_END_WAIT: Duration = Duration::from_secs(1);
 
 // Child processes.
 
@@ -82,3 +84,25 @@ pub const CHILD_LINE_BYTES_MAX: usize = 8 * 1024;
 pub const CHILD_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// How long the end of a child's output is waited for after its exit: grandchildren may hold the pipe open.
 pub const CHILD_OUTPUT_WAIT: Duration = Duration::from_secs(1);
+
+// io_uring.
+
+/// Entries of the submission queue; when it is full it is submitted early.
+pub const RING_SUBMISSIONS: u32 = 1024;
+/// Entries of the completion queue; the kernel keeps what does not fit.
+pub const RING_COMPLETIONS: u32 = 8192;
+/// Bytes received and not yet read at which a connection stops receiving. A little more may already be on its way.
+pub const RECEIVE_QUEUE_BYTES_MAX: usize = 64 * 1024;
+/// Connections accepted and not yet asked for at which a listener stops accepting.
+pub const ACCEPTED_MAX: usize = 256;
+/// With fewer connections to send on in a turn, each is sent to directly: a completion would only end the next wait.
+pub const DIRECT_SEND_CONNECTIONS: usize = 8;
+
+// TLS.
+
+/// Bytes of a handshake, both certificate chains included; rustls takes 64 KiB for one message.
+pub const TLS_HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
+/// Plain bytes encrypted before they are handed to the socket: four full records, which stay in the cache.
+pub const TLS_ENCRYPT_BYTES_MAX: usize = 64 * 1024;
+/// Memory a core keeps for bytes on their way through TLS.
+pub const TLS_SCRATCH_BYTES_KEPT_MAX: usize = 128 * 1024;

@@ -7,4 +7,8 @@
 )]
 
 pub(crate) mod process;
+#[cfg(target_os = "linux")]
+mod provided;
+#[cfg(target_os = "linux")]
+pub(crate) mod ring;
 pub(crate) mod waker;

@@ -75,7 +75,7 @@ fn folders_and_names_follow_the_calls() {
         sync_dir(folder.join("a")).await.expect("synced");
         remove_file(folder.join("a/y")).await.expect("removed");
         let error = read(folder.join("a/y")).await.expect_err("gone");
-        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
         remove_dir_all(folder.join("a")).await.expect("removed");
         assert_eq!(read_dir(&folder).await.expect("listed"), []);
     });
@@ -87,7 +87,7 @@ fn an_operation_dropped_while_it_runs_keeps_its_memory_until_it_is_done() {
         let file = File::create(folder.join("f")).await.expect("made");
         for _ in 0..100 {
             let mut write = Box::pin(file.write_all_at(vec![7; 100_000], 0));
-            std::future::poll_fn(|cx| {
+            poll_fn(|cx| {
                 drop(write.as_mut().poll(cx).is_ready());
                 std::task::Poll::Ready(())
             })

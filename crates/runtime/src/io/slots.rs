@@ -41,6 +41,10 @@ pub(crate) enum Kind {
     Stream,
     Listener,
     Watch,
+    /// Closed by its owner, but the kernel still has something of it (io_uring).
+    Closing,
+    /// On its way to another core, likewise.
+    Leaving,
 }
 
 /// One connection, listener or watch.
@@ -63,6 +67,10 @@ pub(crate) struct Slot {
     pub(crate) connecting: bool,
     /// Driver's own: something of this entry is armed in the kernel.
     pub(crate) armed: bool,
+    /// io_uring: a cancellation of everything on this descriptor is under way.
+    pub(crate) cancelling: bool,
+    /// io_uring: reports about this entry that the kernel owes us.
+    pub(crate) operations: u8,
     /// Why reading failed, for good.
     pub(crate) receive_error: Option<Errno>,
     /// Why sending failed, for good. What is queued from then on is thrown away.
@@ -70,6 +78,10 @@ pub(crate) struct Slot {
     pub(crate) fd: Option<OwnedFd>,
     pub(crate) received: Received,
     pub(crate) out: Outgoing,
+    /// Bytes taken out of `out` that the kernel is sending (io_uring).
+    pub(crate) in_flight: usize,
+    /// Connections accepted and not yet asked for (io_uring).
+    pub(crate) accepted: Option<Box<VecDeque<OwnedFd>>>,
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
     /// The writer waits until fewer bytes than this are queued.
@@ -79,7 +91,7 @@ pub(crate) struct Slot {
 impl Slot {
     /// Bytes queued and not yet taken by the system.
     pub(crate) fn queued(&self) -> usize {
-        self.out.len()
+        self.out.len() + self.in_flight
     }
 
     /// Nothing is queued and the socket may take something.
@@ -105,7 +117,7 @@ impl Slot {
 
     /// Wakes the writer if what it waits for has come.
     pub(crate) fn sent_some(&mut self) {
-        if self.out.len() < self.writer_below || self.send_error.is_some() {
+        if self.queued() < self.writer_below || self.send_error.is_some() {
             self.wake_writer();
         }
     }
@@ -222,6 +234,23 @@ impl Outgoing {
         if self.sent >= self.bytes.len() {
             self.clear();
         }
+    }
+
+    /// Takes the memory, with the position up to which it is sent.
+    pub(crate) fn take(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.bytes), std::mem::take(&mut self.sent))
+    }
+
+    /// Memory that was taken comes back, sent up to `sent`, to go before what was queued meanwhile.
+    pub(crate) fn put_back(&mut self, mut bytes: Vec<u8>, sent: usize) {
+        if sent >= bytes.len() {
+            buffer::give_send(bytes);
+            return;
+        }
+        bytes.extend_from_slice(self.unsent());
+        self.clear();
+        self.bytes = bytes;
+        self.sent = sent;
     }
 
     pub(crate) fn clear(&mut self) {

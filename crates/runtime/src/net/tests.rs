@@ -14,7 +14,7 @@ const LOOPBACK: &str = "127.0.0.1:0";
 
 /// Runs the scenario on each back end.
 fn everywhere<F: Future<Output = ()>>(scenario: impl Fn() -> F) {
-    for backend in [Backend::Epoll] {
+    for backend in [Backend::Epoll, Backend::IoUring] {
         block_on(&Options::on(backend), async {
             clock::timeout(Duration::from_secs(60), scenario()).await.expect("the scenario ends");
         })
@@ -79,6 +79,17 @@ fn bytes_go_both_ways_and_end_in_end_of_file() {
             drop(server);
             assert!(client.recv().await.expect("received").is_empty());
         }
+    });
+}
+
+#[test]
+fn a_send_that_ends_at_the_end_of_a_turn_wakes_its_task() {
+    everywhere(|| async {
+        let (client, _server) = pair().await;
+        clock::timeout(Duration::from_secs(5), client.send(b"alone"))
+            .await
+            .expect("woken")
+            .expect("sent");
     });
 }
 
