@@ -62,7 +62,8 @@ fn relay(stream: &[u8], limits: &KindLimits) -> (u64, u64) {
 }
 
 fn split(c: &mut Criterion) {
-    let cases: [(&str, fn(&mut Vec<u8>), &KindLimits); 4] = [
+    type Part = fn(&mut Vec<u8>);
+    let cases: [(&str, Part, &KindLimits); 4] = [
         ("pgbench replies", pgbench_reply, &BACKEND),
         ("pgbench prepared queries", pgbench_prepared, &FRONTEND),
         ("rows of 100 bytes", row, &BACKEND),

@@ -98,8 +98,8 @@ proptest! {
         let mut client = Client::new(credentials, ClientBinding::None, [1; NONCE_BYTES]);
         client.first().unwrap();
         prop_assert!(client.on_server_first(&noise).is_err());
-        let _ = server_end_point(&noise);
-        let _ = Password::parse(&String::from_utf8_lossy(&noise));
+        drop(server_end_point(&noise));
+        drop(Password::parse(&String::from_utf8_lossy(&noise)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
 
 /// A running server.
-pub struct Cluster {
+pub(crate) struct Cluster {
     directory: PathBuf,
     server: Option<Child>,
     owner: Option<(u32, u32)>,
@@ -23,14 +23,14 @@ pub struct Cluster {
 
 impl Cluster {
     /// Runs initdb (with extra arguments) and starts the server with extra `name=value` settings.
-    pub fn start(initdb: &[&str], settings: &[&str]) -> Cluster {
+    pub(crate) fn start(initdb: &[&str], settings: &[&str]) -> Cluster {
         let mut cluster = Cluster::create(initdb);
         cluster.serve(settings);
         cluster
     }
 
     /// Runs initdb and starts nothing.
-    pub fn create(initdb: &[&str]) -> Cluster {
+    pub(crate) fn create(initdb: &[&str]) -> Cluster {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("howdah-pg-{}-{number}", std::process::id());
@@ -50,7 +50,7 @@ impl Cluster {
     }
 
     /// Starts the server on the existing directory.
-    pub fn serve(&mut self, settings: &[&str]) {
+    pub(crate) fn serve(&mut self, settings: &[&str]) {
         let data = self.data();
         let mut command = self.command("postgres");
         command.arg("-D").arg(&data);
@@ -65,21 +65,26 @@ impl Cluster {
     }
 
     /// The data directory.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.directory.join("data")
     }
 
+    /// The unix socket it listens on.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.join(".s.PGSQL.5432")
+    }
+
     /// Runs SQL in the database `postgres`; answers unaligned rows.
-    pub fn sql(&self, sql: &str) -> String {
+    pub(crate) fn sql(&self, sql: &str) -> String {
         self.sql_in("postgres", sql)
     }
 
-    pub fn sql_in(&self, database: &str, sql: &str) -> String {
+    pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
         self.run("psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql])
     }
 
     /// Runs one of Postgres' programs against this server; it must succeed.
-    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.command(program).args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -88,19 +93,13 @@ impl Cluster {
     }
 
     /// Runs a shell script as the server's user; answers what it prints.
-    pub fn shell(&self, script: &str) -> String {
+    pub(crate) fn shell(&self, script: &str) -> String {
         self.run("/bin/sh", &["-c", script])
     }
 
-    /// A client that runs beside the test; it is waited for by the caller.
-    pub fn spawn(&self, program: &str, arguments: &[&str]) -> Child {
-        let mut command = self.command(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        command.spawn().unwrap()
-    }
 
     /// Shuts down cleanly, with a checkpoint.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let data = self.data();
         self.run("pg_ctl", &["stop", "-m", "fast", "-w", "-D", data.to_str().unwrap()]);
         if let Some(mut server) = self.server.take() {
@@ -109,7 +108,7 @@ impl Cluster {
     }
 
     /// The cluster's WAL: the first segment's start and all segments' bytes in order.
-    pub fn wal(&self) -> (u64, Vec<u8>) {
+    pub(crate) fn wal(&self) -> (u64, Vec<u8>) {
         let mut names: Vec<PathBuf> = fs::read_dir(self.data().join("pg_wal"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -118,13 +117,13 @@ impl Cluster {
         names.sort();
         let first = names.first().unwrap().file_name().unwrap().to_str().unwrap();
         let length = fs::metadata(names.first().unwrap()).unwrap().len();
-        let number = u64::from_str_radix(&first[16..], 16).unwrap();
+        let number = u64::from_str_radix(first.get(16..).unwrap(), 16).unwrap();
         let bytes = names.iter().flat_map(|name| fs::read(name).unwrap()).collect();
         (number * length, bytes)
     }
 
     /// All files of the data directory: path relative to it, and contents.
-    pub fn files(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn files(&self) -> Vec<(String, Vec<u8>)> {
         let mut files = Vec::new();
         let mut directories = vec![self.data()];
         while let Some(directory) = directories.pop() {

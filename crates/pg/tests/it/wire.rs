@@ -5,6 +5,7 @@ mod backend;
 mod corpus;
 mod frontend;
 mod pagestream;
+mod postgres;
 mod replication;
 mod splitter;
 mod startup;

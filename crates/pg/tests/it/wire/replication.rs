@@ -219,11 +219,10 @@ fn answers_read_back() {
         backend::write::data_row(&mut bytes, values);
         bytes
     };
-    let values = |bytes: &[u8]| match only_message(bytes, &BACKEND) {
-        (kind, body) => match Message::read(kind, body) {
-            Ok(Message::DataRow(_)) => body.to_vec(),
-            other => panic!("{other:?}"),
-        },
+    let values = |bytes: &[u8]| {
+        let (kind, body) = only_message(bytes, &BACKEND);
+        assert!(matches!(Message::read(kind, body), Ok(Message::DataRow(_))));
+        body.to_vec()
     };
     let read = |columns: &[Option<&[u8]>]| values(&row(columns));
 

@@ -38,7 +38,7 @@ impl Collector {
             open.2.extend_from_slice(piece.bytes());
             if piece.ends() {
                 let (kind, length, body) = self.open.take().expect("a message has begun");
-                assert_eq!(body.len(), usize::try_from(length).unwrap());
+                assert_eq!(body.len(), usize::try_from(length).expect("it fits"));
                 assert!(!matches!(piece.part, Part::End(b"")));
                 self.messages.push((kind, body));
             }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::{config, only_message, string};
 
 fn packet(code: u32, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 8).unwrap();
+    let length = u32::try_from(body.len() + 8).expect("a short packet");
     [&length.to_be_bytes(), &code.to_be_bytes(), body].concat()
 }
 
