@@ -8,11 +8,6 @@ use pg::page::mask::{MaskOptions, PageKind, mask};
 use crate::limits::PAGE_BYTES;
 use crate::page_cache::Page;
 
-/// `SEQ_MAGIC`, the special space of a sequence's page.
-const SEQUENCE_MAGIC: u32 = 0x1717;
-/// Special spaces of index pages end in a number that tells the access method; below these it is a
-/// vacuum cycle id of a B-tree (`MAX_BT_CYCLE_ID`).
-const OTHER_INDEX_IDS: std::ops::RangeInclusive<u16> = 0xFF80..=0xFFFF;
 /// Values that `nextval` logs in advance (`SEQ_LOG_VALS`), besides those of the cache.
 const SEQUENCE_VALUES_AHEAD_MAX: i64 = 32;
 
@@ -27,7 +22,7 @@ pub(super) enum Verdict {
 
 /// Compares the file's page with the rebuilt one.
 pub(super) fn compare(tag: RelTag, block: u32, theirs: &Page, ours: &Page) -> Verdict {
-    let kind = kind_of(tag, theirs);
+    let kind = PageKind::of_page(theirs, tag.fork);
     let (mut one, mut other) = (*theirs, *ours);
     mask(&mut one, kind, block, MaskOptions::POSTGRES);
     mask(&mut other, kind, block, MaskOptions::POSTGRES);
@@ -43,21 +38,6 @@ pub(super) fn is_unused(tag: RelTag, page: &Page) -> bool {
     match tag.fork {
         Fork::Vm => page[HEADER_BYTES..].iter().all(|&byte| byte == 0),
         _ => page.iter().all(|&byte| byte == 0),
-    }
-}
-
-/// Whose page it is, by its special space: that is how access methods tell their own.
-fn kind_of(tag: RelTag, page: &Page) -> PageKind {
-    if matches!(tag.fork, Fork::Vm | Fork::Fsm) {
-        return PageKind::Plain;
-    }
-    let special = usize::from(u16::from_le_bytes([page[16], page[17]]));
-    let last = u16::from_le_bytes([page[PAGE_BYTES - 2], page[PAGE_BYTES - 1]]);
-    match PAGE_BYTES.saturating_sub(special) {
-        0 => PageKind::Heap,
-        8 if word(page, special) == SEQUENCE_MAGIC => PageKind::Sequence,
-        16 if !OTHER_INDEX_IDS.contains(&last) => PageKind::Btree,
-        _ => PageKind::Plain,
     }
 }
 
@@ -175,16 +155,5 @@ mod tests {
         assert!(is_unused(map, &page));
         page[100] = 1;
         assert!(!is_unused(map, &page));
-    }
-
-    #[test]
-    fn tells_access_methods_by_their_special_space() {
-        assert_eq!(kind_of(TAG, &page_with_tuple(&[])), PageKind::Heap);
-        assert_eq!(kind_of(TAG, &page_with_tuple(&[0; 16])), PageKind::Btree);
-        assert_eq!(kind_of(TAG, &sequence(1, 1)), PageKind::Sequence);
-        let mut hash = [0; 16];
-        hash[14..].copy_from_slice(&0xFF80_u16.to_le_bytes());
-        assert_eq!(kind_of(TAG, &page_with_tuple(&hash)), PageKind::Plain);
-        assert_eq!(kind_of(TAG, &page_with_tuple(&[0; 8])), PageKind::Plain);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
 /// A cluster, running or stopped; gone when dropped.
-pub struct Cluster {
+pub(crate) struct Cluster {
     folder: PathBuf,
     /// Whom the server runs as, if not us: Postgres refuses root.
     user: Option<(u32, u32)>,
@@ -18,7 +18,7 @@ pub struct Cluster {
 }
 
 /// A folder of this test's own.
-pub fn temporary_folder(name: &str) -> PathBuf {
+pub(crate) fn temporary_folder(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let folder =
@@ -55,7 +55,7 @@ fn checked(mut command: Command) -> Output {
 
 impl Cluster {
     /// Makes a cluster with these settings besides what tests need, and starts it.
-    pub fn start(name: &str, initdb: &[&str], settings: &[&str]) -> Cluster {
+    pub(crate) fn start(name: &str, initdb: &[&str], settings: &[&str]) -> Cluster {
         let folder = temporary_folder(name);
         let own = std::fs::metadata(&folder).expect("the folder is there");
         let user = (own.uid() == 0).then(postgres_user);
@@ -83,7 +83,7 @@ impl Cluster {
     }
 
     /// Starts the server again.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let mut start = command("pg_ctl", self.user);
         start.arg("-D").arg(self.data()).arg("-l").arg(self.folder.join("log"));
         start.args(["-w", "-t", "60", "start"]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -92,13 +92,13 @@ impl Cluster {
         self.running = true;
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         #[expect(clippy::disallowed_methods, reason = "a test reads the server's log")]
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// Stops it: `fast`, `immediate`.
-    pub fn stop(&mut self, mode: &str) {
+    pub(crate) fn stop(&mut self, mode: &str) {
         if self.running {
             let mut stop = command("pg_ctl", self.user);
             stop.arg("-D").arg(self.data()).args(["-m", mode, "-w", "-t", "60", "stop"]);
@@ -107,25 +107,25 @@ impl Cluster {
         }
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The address of its socket, as the page server's setting has it.
-    pub fn socket(&self) -> String {
+    pub(crate) fn socket(&self) -> String {
         self.folder.join(".s.PGSQL.5432").display().to_string()
     }
 
     /// Runs SQL; answers what psql prints unaligned.
-    pub fn sql(&self, sql: &str) -> String {
+    pub(crate) fn sql(&self, sql: &str) -> String {
         self.sql_in("postgres", sql)
     }
 
-    pub fn sql_in(&self, database: &str, sql: &str) -> String {
+    pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
         let mut psql = command("psql", self.user);
         psql.arg("-h")
             .arg(&self.folder)
@@ -136,7 +136,7 @@ impl Cluster {
     }
 
     /// Runs pgbench on the database `postgres`.
-    pub fn pgbench(&self, arguments: &[&str]) {
+    pub(crate) fn pgbench(&self, arguments: &[&str]) {
         let mut bench = command("pgbench", self.user);
         bench.arg("-h").arg(&self.folder).args(["-U", "postgres", "-n"]).args(arguments);
         bench.arg("postgres");
@@ -144,7 +144,7 @@ impl Cluster {
     }
 
     /// Makes a folder that the server may write to.
-    pub fn make_folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn make_folder(&self, name: &str) -> PathBuf {
         let path = self.folder.join(name);
         std::fs::create_dir(&path).expect("the folder is new");
         if let Some((uid, gid)) = self.user {

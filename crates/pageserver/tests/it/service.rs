@@ -15,7 +15,7 @@ use runtime::mailbox::{self, Reply, Sender};
 use runtime::{clock, executor, io};
 
 /// Longest wait for anything that should come soon: a guard against hangs, not a measurement.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 enum Order {
     Status(Reply<Status>),
@@ -26,24 +26,24 @@ enum Order {
 }
 
 /// A running page server; killed when dropped.
-pub struct Service {
-    pub address: SocketAddr,
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
     orders: Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Runs a future on a core of this thread.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     executor::block_on(&io::Options::default(), future).expect("this thread can be a core")
 }
 
-pub fn settings(directory: PathBuf, server: String) -> Settings {
+pub(crate) fn settings(directory: PathBuf, server: String) -> Settings {
     let listen = "127.0.0.1:0".parse().expect("an address");
     Settings { directory, server, listen, ..Settings::default() }
 }
 
 impl Service {
-    pub fn start(settings: Settings) -> Service {
+    pub(crate) fn start(settings: Settings) -> Service {
         let (orders, mut received) = mailbox::channel::<Order>(16);
         let (started, address) = mailbox::oneshot();
         let run = move || {
@@ -68,7 +68,7 @@ impl Service {
         Service { address, orders, thread: Some(thread) }
     }
 
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let (reply, pending) = mailbox::oneshot();
         let asked = self.orders.try_send(Order::Status(reply));
         assert!(asked.is_ok(), "the page server listens to its test");
@@ -76,7 +76,7 @@ impl Service {
     }
 
     /// Waits until the status is as `expected` says.
-    pub fn wait(&self, what: &str, expected: impl Fn(&Status) -> bool) -> Status {
+    pub(crate) fn wait(&self, what: &str, expected: impl Fn(&Status) -> bool) -> Status {
         let begin = clock_now();
         loop {
             let status = self.status();
@@ -85,28 +85,28 @@ impl Service {
             }
             let waited = clock_now().saturating_sub(begin);
             assert!(waited < PATIENCE.as_micros() as i64, "{what} does not come: {status:#?}");
-            block_on(clock::sleep(Duration::from_millis(20)));
+            block_on(async { clock::sleep(Duration::from_millis(20)).await });
         }
     }
 
-    pub fn wait_streaming(&self) -> Status {
+    pub(crate) fn wait_streaming(&self) -> Status {
         self.wait("streaming", |status| status.phase == Phase::Streaming)
     }
 
     /// Waits until everything up to `lsn` is in the index.
-    pub fn wait_lsn(&self, lsn: Lsn) -> Status {
+    pub(crate) fn wait_lsn(&self, lsn: Lsn) -> Status {
         self.wait(&format!("LSN {lsn}"), |status| {
             let ingested = status.ingested_lsn.as_ref().and_then(|text| text.parse::<Lsn>().ok());
             ingested.is_some_and(|ingested| ingested >= lsn)
         })
     }
 
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.end(true);
     }
 
     /// Ends it as a crash would: nothing is said, nothing flushed.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end(false);
     }
 
@@ -119,7 +119,7 @@ impl Service {
     }
 
     /// One page as of `lsn`.
-    pub fn page(&self, tag: RelTag, block: u32, lsn: Lsn) -> Result<Vec<u8>, ClientError> {
+    pub(crate) fn page(&self, tag: RelTag, block: u32, lsn: Lsn) -> Result<Vec<u8>, ClientError> {
         let address = self.address;
         block_on(async move { stream(address).await.pages(tag, &[block], lsn).await })
     }
@@ -132,7 +132,7 @@ impl Drop for Service {
 }
 
 /// A page stream to a page service.
-pub async fn stream(address: SocketAddr) -> PageStream {
+pub(crate) async fn stream(address: SocketAddr) -> PageStream {
     let client = Client::connect(&address.to_string(), "tester", "").await;
     client.expect("the page service lets us in").into_stream().await.expect("a page stream begins")
 }

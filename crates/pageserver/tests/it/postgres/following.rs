@@ -9,6 +9,8 @@ use crate::service::{Service, block_on, settings};
 
 /// Stops the cluster and compares it with everything the page server has.
 fn stop_and_verify(cluster: &mut Cluster, service: &Service) -> Report {
+    let lsn = current_lsn(cluster);
+    service.wait_lsn(lsn);
     cluster.stop("fast");
     let address = service.address.to_string();
     let data = cluster.data();
@@ -20,7 +22,7 @@ fn stop_and_verify(cluster: &mut Cluster, service: &Service) -> Report {
     report
 }
 
-pub fn current_lsn(cluster: &Cluster) -> Lsn {
+pub(crate) fn current_lsn(cluster: &Cluster) -> Lsn {
     cluster.sql("SELECT pg_current_wal_lsn()").parse().expect("Postgres tells an LSN")
 }
 
