@@ -39,6 +39,9 @@ pub enum Place {
 
 /// `None` if the pages are equal.
 pub fn diff(one: &PageBytes, other: &PageBytes) -> Option<Difference> {
+    if one == other {
+        return None; // the common case, and fast
+    }
     let mut differing = one.iter().zip(other).enumerate().filter(|(_, (a, b))| a != b);
     let (offset, (&a, &b)) = differing.next()?;
     let count = 1 + differing.count();

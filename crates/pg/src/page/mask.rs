@@ -2,10 +2,13 @@
 //!
 //! Both pages are masked before they are compared. Masked bytes become zero.
 
-use crate::page::header::{ALL_VISIBLE, HAS_FREE_LINES, HEADER_BYTES, PAGE_FULL};
-use crate::page::item::{ItemId, ItemState};
+use crate::datadir::relation::Fork;
+use crate::lsn::Lsn;
+use crate::page::diff::{Difference, diff};
+use crate::page::header::{ALL_VISIBLE, HAS_FREE_LINES, HEADER_BYTES, PAGE_FULL, is_new, lsn};
+use crate::page::item::ItemId;
 use crate::page::tuple::{SPECULATIVE_NUMBER, Tuple, XACT_MASK, XMAX_COMMITTED, XMAX_INVALID};
-use crate::page::{Page, PageBytes};
+use crate::page::{PAGE_BYTES, Page, PageBytes};
 use crate::wal::cursor::u16_at;
 use crate::wal::rmgr::Rmgr;
 
@@ -14,11 +17,15 @@ use crate::wal::rmgr::Rmgr;
 pub enum PageKind {
     Heap,
     Btree,
+    Hash,
+    Gin,
+    Gist,
+    Spgist,
+    Brin,
     Sequence,
     Generic,
-    /// A page of the visibility map, the free space map or an access method without masks here: only LSN
-    /// and checksum are masked.
-    Plain,
+    /// Of the visibility map or the free space map: only LSN and checksum are masked.
+    Map,
 }
 
 impl PageKind {
@@ -27,41 +34,117 @@ impl PageKind {
         match rmgr {
             Rmgr::HEAP | Rmgr::HEAP2 => PageKind::Heap,
             Rmgr::BTREE => PageKind::Btree,
+            Rmgr::HASH => PageKind::Hash,
+            Rmgr::GIN => PageKind::Gin,
+            Rmgr::GIST => PageKind::Gist,
+            Rmgr::SPGIST => PageKind::Spgist,
+            Rmgr::BRIN => PageKind::Brin,
             Rmgr::SEQUENCE => PageKind::Sequence,
             Rmgr::GENERIC => PageKind::Generic,
-            _ => PageKind::Plain,
+            _ => PageKind::Map,
+        }
+    }
+
+    /// What a page in a file looks like, by the identification at its end.
+    ///
+    /// Index pages carry one so that tools can tell them apart. An extension's page may be taken for
+    /// another kind; its masks then hide nothing but hint-like bytes.
+    pub fn of_page(bytes: &PageBytes, fork: Fork) -> PageKind {
+        if matches!(fork, Fork::Fsm | Fork::Vm) {
+            return PageKind::Map;
+        }
+        let special = u16_at(bytes, 16).map_or(PAGE_BYTES, usize::from);
+        let special = bytes.get(special..).unwrap_or_default();
+        let last = special.last_chunk().map_or(0, |last| u16::from_le_bytes(*last));
+        match (special.len(), last) {
+            (0, _) => PageKind::Heap,
+            (8, 0) if special.starts_with(&[0x17, 0x17, 0, 0, 0, 0]) => PageKind::Sequence,
+            (8, 0xFF82) => PageKind::Spgist,
+            (8, BRIN_META..=BRIN_REGULAR) => PageKind::Brin,
+            (8, 0..0x0100) => PageKind::Gin,
+            (16, 0xFF80) => PageKind::Hash,
+            (16, 0xFF81) => PageKind::Gist,
+            (16, 0..=0xFF7F) => PageKind::Btree,
+            _ => PageKind::Generic,
         }
     }
 }
 
-/// What to mask besides the kind's hints; Postgres masks both.
+/// What to mask besides the kind's hints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaskOptions {
     pub lsn: bool,
     pub checksum: bool,
+    /// What a running server changes without WAL on purpose: the values of a sequence, which the WAL runs
+    /// ahead of by up to 32, and the cache in an SP-GiST metapage.
+    pub unlogged_values: bool,
 }
 
 impl MaskOptions {
     /// As Postgres' own consistency check does.
-    pub const POSTGRES: MaskOptions = MaskOptions { lsn: true, checksum: true };
+    pub const POSTGRES: MaskOptions =
+        MaskOptions { lsn: true, checksum: true, unlogged_values: false };
+    /// For a stopped cluster's files against pages rebuilt from its WAL.
+    pub const FILES: MaskOptions = MaskOptions { unlogged_values: true, ..Self::POSTGRES };
 }
 
 const LEAF: u16 = 1 << 0;
-const HAS_GARBAGE: u16 = 1 << 6;
-const SPLIT_END: u16 = 1 << 5;
+const BTREE_HAS_GARBAGE: u16 = 1 << 6;
+const BTREE_SPLIT_END: u16 = 1 << 5;
+const HASH_PAGE_TYPE: u16 = 0x0F;
+const HASH_HAS_DEAD_TUPLES: u16 = 1 << 7;
+const HASH_OVERFLOW_OR_BUCKET: u16 = 0x03;
+const GIN_DELETED: u16 = 1 << 2;
+const GIST_FOLLOW_RIGHT: u16 = 1 << 3;
+const GIST_HAS_GARBAGE: u16 = 1 << 4;
+const SPGIST_META: u16 = 1 << 0;
+const BRIN_META: u16 = 0xF091;
+const BRIN_REGULAR: u16 = 0xF093;
+const BRIN_EVACUATE: u16 = 1 << 0;
+
+/// Compares our version of a page with a file's (`block` is its number in the fork), both masked.
+///
+/// A page that the server made ready but never wrote WAL for (all zeros, or empty with LSN 0) equals one
+/// that we do not have.
+pub fn compare(
+    ours: Option<&PageBytes>,
+    theirs: &PageBytes,
+    kind: PageKind,
+    block: u32,
+    options: MaskOptions,
+) -> Option<Difference> {
+    let zeros = [0; PAGE_BYTES];
+    let ours = ours.unwrap_or(&zeros);
+    if ours == theirs || (*ours == zeros && is_blank(theirs)) {
+        return None;
+    }
+    // The common case: nothing but LSN and checksum differ.
+    if options.lsn && options.checksum && ours.get(10..) == theirs.get(10..) {
+        return None;
+    }
+    let (mut ours, mut theirs) = (*ours, *theirs);
+    mask(&mut ours, kind, block, options);
+    mask(&mut theirs, kind, block, options);
+    diff(&ours, &theirs)
+}
+
+fn is_blank(bytes: &PageBytes) -> bool {
+    lsn(bytes) == Lsn::INVALID && u16_at(bytes, 12).is_some_and(|lower| lower <= 24)
+}
 
 /// Masks the page in place; `block` is its number in the fork. A page of zeros stays as it is.
 pub fn mask(bytes: &mut PageBytes, kind: PageKind, block: u32, options: MaskOptions) {
-    if bytes.iter().all(|&byte| byte == 0) {
+    if is_new(bytes) {
         return;
     }
     let mut page = Page::new(bytes);
     if options.lsn {
-        page.set_lsn(crate::lsn::Lsn(0));
+        page.set_lsn(Lsn::INVALID);
     }
     if options.checksum {
         page.set_checksum(0);
     }
+    let lower = page.lower();
     match kind {
         PageKind::Heap => {
             mask_hints(&mut page);
@@ -69,8 +152,43 @@ pub fn mask(bytes: &mut PageBytes, kind: PageKind, block: u32, options: MaskOpti
             mask_tuples(&mut page, block);
         }
         PageKind::Btree => mask_btree(&mut page),
-        PageKind::Sequence | PageKind::Generic => mask_unused(&mut page),
-        PageKind::Plain => {}
+        PageKind::Hash => mask_hash(&mut page),
+        PageKind::Gin => mask_gin(&mut page),
+        PageKind::Gist => mask_gist(&mut page),
+        PageKind::Spgist => {
+            mask_hints(&mut page);
+            mask_unused(&mut page);
+            if options.unlogged_values && flags_at(&page, 0) & SPGIST_META != 0 {
+                fill(&mut page, HEADER_BYTES + 4..lower);
+            }
+        }
+        PageKind::Brin => mask_brin(&mut page),
+        PageKind::Sequence => {
+            mask_unused(&mut page);
+            let tuple = page.item_id(1).map_or(0, ItemId::offset);
+            if options.unlogged_values && tuple > 0 {
+                fill(&mut page, tuple + 24..tuple + 41); // last_value, log_cnt, is_called
+            }
+        }
+        PageKind::Generic => mask_unused(&mut page),
+        PageKind::Map => {}
+    }
+}
+
+fn fill(page: &mut Page<'_>, range: std::ops::Range<usize>) {
+    if let Some(bytes) = page.bytes.get_mut(range) {
+        bytes.fill(0);
+    }
+}
+
+/// Two bytes of the special space.
+fn flags_at(page: &Page<'_>, at: usize) -> u16 {
+    u16_at(page.special_bytes(), at).unwrap_or(0)
+}
+
+fn set_flags_at(page: &mut Page<'_>, at: usize, flags: u16) {
+    if let Some(field) = page.special_bytes_mut().get_mut(at..at + 2) {
+        field.copy_from_slice(&flags.to_le_bytes());
     }
 }
 
@@ -117,17 +235,70 @@ fn mask_tuple(mut tuple: Tuple<'_>, block: u32, number: u16) {
 fn mask_btree(page: &mut Page<'_>) {
     mask_hints(page);
     mask_unused(page);
-    let flags = u16_at(page.special_bytes(), 12).unwrap_or(0);
+    let flags = flags_at(page, 12);
     if flags & LEAF != 0 {
-        for number in 1..=page.item_count() {
-            let Ok(id) = page.item_id(number) else { return };
-            if id.state() != ItemState::Unused {
-                page.set_item_id(number, ItemId(id.0 & !(3 << 15)));
-            }
-        }
+        mask_item_states(page);
     }
-    let masked = (flags & !(HAS_GARBAGE | SPLIT_END)).to_le_bytes();
-    if let Some(state) = page.special_bytes_mut().get_mut(12..16) {
-        state.copy_from_slice(&[masked[0], masked[1], 0, 0]);
+    set_flags_at(page, 12, flags & !(BTREE_HAS_GARBAGE | BTREE_SPLIT_END));
+    set_flags_at(page, 14, 0); // vacuum cycle
+}
+
+fn mask_hash(page: &mut Page<'_>) {
+    mask_hints(page);
+    mask_unused(page);
+    let flags = flags_at(page, 12);
+    if flags & HASH_PAGE_TYPE == 0 {
+        mask_content(page);
+        return;
     }
+    if flags & HASH_OVERFLOW_OR_BUCKET != 0 {
+        mask_item_states(page);
+    }
+    set_flags_at(page, 12, flags & !HASH_HAS_DEAD_TUPLES);
+}
+
+fn mask_gin(page: &mut Page<'_>) {
+    mask_hints(page);
+    if flags_at(page, 6) & GIN_DELETED != 0 {
+        mask_content(page);
+    } else if page.lower() > HEADER_BYTES {
+        mask_unused(page);
+    }
+}
+
+fn mask_gist(page: &mut Page<'_>) {
+    mask_hints(page);
+    mask_unused(page);
+    let flags = flags_at(page, 12);
+    if flags & LEAF != 0 {
+        mask_item_states(page);
+    }
+    let special = page.special();
+    fill(page, special..special + 8); // the sequence number that is an LSN
+    set_flags_at(page, 12, (flags | GIST_FOLLOW_RIGHT) & !GIST_HAS_GARBAGE);
+}
+
+fn mask_brin(page: &mut Page<'_>) {
+    mask_hints(page);
+    let kind = flags_at(page, 6);
+    if kind == BRIN_REGULAR || (kind == BRIN_META && page.lower() > HEADER_BYTES) {
+        mask_unused(page);
+    }
+    let flags = flags_at(page, 4);
+    set_flags_at(page, 4, flags & !BRIN_EVACUATE);
+}
+
+/// The states of line pointers, where they are set without WAL.
+fn mask_item_states(page: &mut Page<'_>) {
+    for number in 1..=page.item_count() {
+        let Ok(id) = page.item_id(number) else { return };
+        page.set_item_id(number, ItemId(id.0 & !(3 << 15)));
+    }
+}
+
+/// Everything but the rest of the header (`mask_page_content`).
+fn mask_content(page: &mut Page<'_>) {
+    fill(page, HEADER_BYTES..PAGE_BYTES);
+    page.set_lower(0);
+    page.set_upper(0);
 }

@@ -97,7 +97,6 @@ impl Cluster {
         self.run("/bin/sh", &["-c", script])
     }
 
-
     /// Shuts down cleanly, with a checkpoint.
     pub(crate) fn stop(&mut self) {
         let data = self.data();

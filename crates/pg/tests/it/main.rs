@@ -1,7 +1,12 @@
 //! Integration tests of `pg`; those in modules named `postgres` start a real server.
 
 mod auth;
+#[cfg(test)]
 mod cluster;
+#[cfg(test)]
+mod redo;
+#[cfg(test)]
 mod wal;
 mod wire;
+#[cfg(test)]
 mod workload;

@@ -3,7 +3,7 @@
 use crate::cluster::Cluster;
 
 /// Settings under which [`run`] works.
-pub const SETTINGS: &[&str] = &[
+pub(crate) const SETTINGS: &[&str] = &[
     "wal_level=logical",
     "max_wal_size=64GB",
     "wal_keep_size=64GB",
@@ -17,8 +17,17 @@ pub const SETTINGS: &[&str] = &[
 ];
 
 /// Runs everything; takes some seconds.
-pub fn run(cluster: &Cluster) {
-    for (name, sql) in STEPS {
+pub(crate) fn run(cluster: &Cluster) {
+    run_steps(cluster, STEPS);
+}
+
+/// Runs what matters for heap pages and their hints.
+pub(crate) fn run_heap(cluster: &Cluster) {
+    run_steps(cluster, STEPS.get(..2).unwrap());
+}
+
+fn run_steps(cluster: &Cluster, steps: &[(&str, &str)]) {
+    for (name, sql) in steps {
         // One statement at a time: VACUUM and its like refuse to be inside a transaction block.
         for statement in sql.split(";;") {
             let statement = statement.trim();
@@ -35,7 +44,7 @@ pub fn run(cluster: &Cluster) {
 
 fn pgbench(cluster: &Cluster) {
     cluster.run("pgbench", &["-i", "-q", "-s", "1", "postgres"]);
-    cluster.run("pgbench", &["-n", "-c", "4", "-j", "2", "-t", "150", "postgres"]);
+    cluster.run("pgbench", &["-n", "-c", "4", "-j", "2", "-t", "100", "postgres"]);
     cluster.sql("VACUUM pgbench_branches");
     cluster.sql("VACUUM (FREEZE) pgbench_accounts");
 }
@@ -153,13 +162,13 @@ CREATE TABLE keys (id int, low int, name text);;
 CREATE UNIQUE INDEX keys_id ON keys (id);;
 CREATE INDEX keys_low ON keys (low);;
 CREATE INDEX keys_name ON keys (name) WITH (fillfactor = 50);;
-INSERT INTO keys SELECT g, g % 5, md5(g::text) FROM generate_series(1, 6000) g;;
-INSERT INTO keys SELECT -g, g % 3, repeat(md5(g::text), 10) FROM generate_series(1, 1500) g;;
+INSERT INTO keys SELECT g, g % 5, md5(g::text) FROM generate_series(1, 3000) g;;
+INSERT INTO keys SELECT -g, g % 3, repeat(md5(g::text), 10) FROM generate_series(1, 700) g;;
 DO $$ BEGIN FOR i IN 1..30 LOOP UPDATE keys SET name = md5(i::text || name) WHERE id % 50 = 1; COMMIT; END LOOP; END $$;;
-DELETE FROM keys WHERE id BETWEEN 1000 AND 4000;;
+DELETE FROM keys WHERE id BETWEEN 500 AND 2200;;
 VACUUM keys;;
 VACUUM keys;;
-INSERT INTO keys SELECT g, g % 5, md5(g::text) FROM generate_series(1000, 2500) g;;
+INSERT INTO keys SELECT g, g % 5, md5(g::text) FROM generate_series(500, 1200) g;;
 DELETE FROM keys WHERE id % 3 = 0;;
 VACUUM keys;;
 UPDATE keys SET low = 99 WHERE id % 4 = 0;;
@@ -167,29 +176,29 @@ VACUUM keys;;
 DELETE FROM keys;;
 VACUUM keys;;
 VACUUM keys;;
-INSERT INTO keys SELECT g, g % 7, md5(g::text) FROM generate_series(1, 2000) g;;
+INSERT INTO keys SELECT g, g % 7, md5(g::text) FROM generate_series(1, 1000) g;;
 VACUUM keys;;
 CREATE TABLE tall (k text);;
 CREATE INDEX tall_k ON tall (k) WITH (fillfactor = 20, deduplicate_items = off);;
 ALTER TABLE tall ALTER k SET STORAGE PLAIN;;
-INSERT INTO tall SELECT lpad(g::text, 1200, 'k') FROM generate_series(1, 500) g;;
-DELETE FROM tall WHERE k < lpad('480', 1200, 'k') OR k > lpad('499', 1200, 'k');;
-DELETE FROM tall WHERE k < lpad('490', 1200, 'k');;
+INSERT INTO tall SELECT lpad(g::text, 1200, 'k') FROM generate_series(1, 300) g;;
+DELETE FROM tall WHERE k < lpad('280', 1200, 'k') OR k > lpad('299', 1200, 'k');;
+DELETE FROM tall WHERE k < lpad('290', 1200, 'k');;
 VACUUM tall;;
 VACUUM tall;;
-INSERT INTO tall SELECT lpad(g::text, 1200, 'k') FROM generate_series(480, 600) g;;
+INSERT INTO tall SELECT lpad(g::text, 1200, 'k') FROM generate_series(280, 400) g;;
 VACUUM tall;;
 CREATE TABLE posting (v int, w int);;
 CREATE INDEX posting_v ON posting (v);;
-INSERT INTO posting SELECT 1, g FROM generate_series(1, 1500) g;;
-INSERT INTO posting SELECT 2, g FROM generate_series(1, 1500) g;;
+INSERT INTO posting SELECT 1, g FROM generate_series(1, 800) g;;
+INSERT INTO posting SELECT 2, g FROM generate_series(1, 800) g;;
 DELETE FROM posting WHERE w % 2 = 0;;
 VACUUM posting;;
-INSERT INTO posting SELECT 1 + g % 2, g FROM generate_series(1, 1500) g;;
+INSERT INTO posting SELECT 1 + g % 2, g FROM generate_series(1, 800) g;;
 DELETE FROM posting WHERE w % 3 = 0;;
 SELECT count(*) FROM posting WHERE v = 1;;
 SET enable_seqscan = off; SELECT count(*) FROM posting WHERE v = 1;;
-INSERT INTO posting SELECT 1 + g % 2, g FROM generate_series(1, 1500) g
+INSERT INTO posting SELECT 1 + g % 2, g FROM generate_series(1, 800) g
 ";
 
 const TRANSACTIONS: &str = "
@@ -221,14 +230,14 @@ CREATE INDEX others_spgist ON others USING spgist (name);;
 CREATE INDEX others_brin ON others USING brin (id) WITH (pages_per_range = 2, autosummarize = off);;
 CREATE INDEX others_bloom ON others USING bloom (id);;
 INSERT INTO others SELECT g, md5((g % 300)::text) || g, ARRAY[g % 20, g % 33, g], point(g % 100, g / 100), int4range(g, g + 10)
-FROM generate_series(1, 2500) g;;
+FROM generate_series(1, 1300) g;;
 SELECT brin_summarize_new_values('others_brin');;
 UPDATE others SET id = id + 1, place = point(1, id) WHERE id % 10 = 0;;
 DELETE FROM others WHERE id % 3 = 0;;
 VACUUM others;;
 SELECT brin_desummarize_range('others_brin', 0);;
-INSERT INTO others SELECT g, md5(g::text), ARRAY[g % 20], point(g, g), int4range(g, g + 1) FROM generate_series(1, 800) g;;
-DELETE FROM others WHERE id < 2000;;
+INSERT INTO others SELECT g, md5(g::text), ARRAY[g % 20], point(g, g), int4range(g, g + 1) FROM generate_series(1, 400) g;;
+DELETE FROM others WHERE id < 1000;;
 VACUUM others;;
 VACUUM others
 ";

@@ -107,7 +107,7 @@ fn waldump(cluster: &Cluster, start: u64) -> Vec<String> {
             let (head, description) = line.split_once(", desc: ").unwrap();
             let (name, details) = description.split_once(' ').unwrap_or((description, ""));
             let name = name.trim_end_matches(',');
-            let blocks = details.find("blkref #").map_or("", |at| &details[at..]);
+            let blocks = details.find("blkref #").map_or("", |at| details.split_at(at).1);
             let separator = if blocks.is_empty() { "" } else { ", " };
             format!("{head}, desc: {name}{separator}{blocks}")
         })

@@ -1,0 +1,5 @@
+//! Redo, judged by the page images that a server writes next to its records
+//! (`wal_consistency_checking`), and by its files.
+
+mod postgres;
+mod replica;
