@@ -20,6 +20,14 @@ use crate::userlist;
 /// How files are read: from the disk, or out of a test's hand.
 pub type Files<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
+/// [`Files`] of the disk. Blocks; for start-up, reload and the command line.
+///
+/// # Errors
+/// Those of reading, and text that is not UTF-8.
+pub fn disk(path: &Path) -> io::Result<String> {
+    runtime::fs::blocking::read_to_string(path)
+}
+
 /// One version of the rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {

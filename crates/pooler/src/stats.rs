@@ -3,6 +3,8 @@
 //! Each core writes only its own [`PoolStats`]; readers get copies ([`Counters`]), which they add.
 //! Meanings and names: PgBouncer's `usage.md`, SHOW STATS. Times are microseconds.
 
+pub mod export;
+
 use std::cell::Cell;
 use std::ops::AddAssign;
 use std::time::Duration;

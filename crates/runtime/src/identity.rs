@@ -17,6 +17,12 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The user that this process acts as.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 impl User {
     /// The account of this name in `/etc/passwd`.
     ///
@@ -24,6 +30,17 @@ impl User {
     /// When the file cannot be read.
     pub fn named(name: &str) -> io::Result<Option<Self>> {
         Ok(in_passwd(&fs::read_to_string("/etc/passwd")?, name))
+    }
+
+    /// The account with this number in `/etc/passwd`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn with_uid(uid: u32) -> io::Result<Option<Self>> {
+        let text = fs::read_to_string("/etc/passwd")?;
+        let name = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+        let mut accounts = text.lines().filter_map(|line| in_passwd(&text, &name(line)));
+        Ok(accounts.find(|user| user.uid == uid))
     }
 
     /// Makes this process the user's, for good, in no group but the user's own.

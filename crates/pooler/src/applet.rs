@@ -1,0 +1,175 @@
+//! The pooler as an applet: what starts and stops on each core.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pg::sqlstate::SqlState;
+use pg::wire::error::Report;
+use runtime::app::{App, Applet, Error, LocalFuture, Node, Stop};
+use runtime::executor::{self, JoinHandle};
+use runtime::net::Address;
+
+use crate::client::{ClientState, End};
+use crate::control::{self, PoolerOptions};
+use crate::listener::Listeners;
+use crate::router::{Links, Phase, Router};
+use crate::settings::PoolMode;
+use crate::tls::TlsConfigs;
+
+/// The App of the pooler.
+pub fn app(options: PoolerOptions) -> App {
+    let links = Links::new();
+    App::new("pooler", move |_node| Pooler::new(options.clone(), Arc::clone(&links)))
+}
+
+/// The pooler on one core.
+pub struct Pooler {
+    options: PoolerOptions,
+    links: Arc<Links>,
+    running: RefCell<Option<Running>>,
+}
+
+struct Running {
+    router: Rc<Router>,
+    listeners: Listeners,
+    /// Mailbox, cron, watcher of idle servers, reloads, statistics.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.drain(..).for_each(|task| task.abort());
+    }
+}
+
+impl Pooler {
+    /// One core's part. All cores of a process share `links`.
+    pub fn new(options: PoolerOptions, links: Arc<Links>) -> Pooler {
+        Pooler { options, links, running: RefCell::default() }
+    }
+
+    /// The pooler of a process with one core that nobody else controls, as in tests.
+    pub fn alone(options: PoolerOptions) -> Pooler {
+        Pooler::new(options, Links::new())
+    }
+
+    /// Where this core listens, with the ports that the system chose.
+    pub fn addresses(&self) -> Vec<Address> {
+        let running = self.running.borrow();
+        running.as_ref().map(|running| running.listeners.addresses.clone()).unwrap_or_default()
+    }
+
+    fn open(&self, node: &Node) -> Result<(), Error> {
+        let rules = Arc::clone(&self.options.rules);
+        let tls = TlsConfigs::load(&rules.settings, &self.options.provider)?;
+        let addresses = rules.settings.listeners()?;
+        let mailbox = self.links.open(node.index, node.nodes);
+        let router = Router::new(
+            node.index,
+            Arc::clone(&self.links),
+            self.options.clone(),
+            Arc::new(tls),
+            Some(node.control.clone()),
+        );
+        let mut tasks = vec![
+            executor::spawn(Rc::clone(&router).serve(mailbox)),
+            executor::spawn(Rc::clone(&router).run_cron()),
+            executor::spawn(Rc::clone(&router).watch_idle()),
+            executor::spawn(Rc::clone(&router).run_statistics()),
+        ];
+        if node.index == 0 {
+            tasks.push(executor::spawn(reload_on_demand(Rc::clone(&router), node.clone())));
+        }
+        let listeners = Listeners::open(&router, &addresses)?;
+        for address in &listeners.addresses {
+            tracing::info!(%address, "pooler listening");
+        }
+        self.running.replace(Some(Running { router, listeners, tasks }));
+        Ok(())
+    }
+
+    async fn drain(&self) {
+        let Some(router) = self.close_listeners() else { return };
+        router.phase.set(Phase::Draining);
+        router.until(|router| {
+            close_idle_clients(router);
+            router.clients.len() == 0
+        })
+        .await;
+    }
+
+    async fn stop_now(&self) {
+        let Some(router) = self.close_listeners() else { return };
+        router.phase.set(Phase::Draining);
+        for client in router.clients.all() {
+            client.end(End::Told(shutting_down()));
+        }
+        // They only have to say it; nobody waits for a client that does not listen.
+        let gone = router.until(|router| router.clients.len() == 0);
+        let _ = runtime::clock::timeout(Duration::from_secs(1), gone).await;
+        for route in router.routes() {
+            route.pool.paused.set(true);
+            for server in route.pool.servers() {
+                route.close(&server, "shutting down");
+            }
+        }
+        self.running.replace(None);
+    }
+
+    fn close_listeners(&self) -> Option<Rc<Router>> {
+        let mut running = self.running.borrow_mut();
+        let running = running.as_mut()?;
+        running.listeners.close();
+        Some(Rc::clone(&running.router))
+    }
+}
+
+fn shutting_down() -> Report {
+    Report::fatal(
+        SqlState::ADMIN_SHUTDOWN,
+        "terminating connection due to administrator command",
+    )
+}
+
+/// Clients between transactions have nothing to finish; in session mode all have.
+fn close_idle_clients(router: &Router) {
+    for client in router.clients.all() {
+        let idle = client.state.get() == ClientState::Idle
+            && client.route.config().pool_mode != PoolMode::Session;
+        if idle {
+            client.end(End::Told(shutting_down()));
+        }
+    }
+}
+
+async fn reload_on_demand(router: Rc<Router>, node: Node) {
+    let mut reloads = node.control.reloads();
+    while reloads.recv().await.is_some() {
+        if let Err(errors) = control::reload(&router, None).await {
+            for error in errors {
+                tracing::error!(%error, "the settings are not changed");
+            }
+        }
+    }
+}
+
+impl Applet for Pooler {
+    fn name(&self) -> &'static str {
+        "pooler"
+    }
+
+    fn start<'a>(&'a self, node: &'a Node) -> LocalFuture<'a, Result<(), Error>> {
+        Box::pin(async move { self.open(node) })
+    }
+
+    fn stop<'a>(&'a self, how: Stop) -> LocalFuture<'a, ()> {
+        Box::pin(async move {
+            if how == Stop::Drain {
+                self.drain().await;
+            }
+            self.stop_now().await;
+        })
+    }
+}

@@ -1,0 +1,476 @@
+//! A logged-in client: what is kept of it, and the task that moves its messages.
+//!
+//! The task is one future for both directions. Most clients are idle most of the time, so an idle one
+//! holds no buffer, no map and no timer: only [`Client`] and its stream.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use pg::sqlstate::SqlState;
+use pg::wire::error::Report;
+use pg::wire::stream::Splitter;
+use runtime::buffer::Chunk;
+use runtime::clock::{self, Instant};
+use runtime::tls::Transport;
+
+use crate::limits::{
+    CANCEL_KEY_BYTES, CLIENT_SEND_BYTES_HIGH, CLIENT_SEND_BYTES_LOW, HELD_BYTES_MAX,
+    HELD_CHUNKS_MAX, SERVER_SEND_BYTES_LOW, TURN_PIECES_MAX,
+};
+use crate::parameters::{self, ParameterSet};
+use crate::prepared::{ClientStatements, Statement};
+use crate::relay::pending::Expect;
+use crate::relay::reply::{self, Broken, micros};
+use crate::relay::request::{self, Fed};
+use crate::relay::rewrite::too_many_statements;
+use crate::route::Route;
+use crate::server::{Server, ServerState};
+use crate::settings::PoolMode;
+
+pub(crate) struct Client {
+    /// Where it stands in its core's list; with the core's number it is the client's process id.
+    pub(crate) index: u32,
+    pub(crate) cancel_key: [u8; CANCEL_KEY_BYTES],
+    /// Whether it has been told all of the key; clients of protocol 3.0 know the first four bytes.
+    pub(crate) long_key: bool,
+    /// Unique in the process.
+    pub(crate) id: u64,
+    pub(crate) stream: Transport,
+    pub(crate) route: Rc<Route>,
+    /// Whom it logged in as; servers may be logged in to as somebody else.
+    pub(crate) user: Rc<str>,
+    pub(crate) connected_wall_micros: i64,
+    pub(crate) state: Cell<ClientState>,
+    /// Its place in the queue, see [`crate::queue`].
+    pub(crate) ticket: Cell<u32>,
+    /// Its own parameters are being set on the server; requests are held until they are.
+    pub(crate) settling: Cell<bool>,
+    pub(crate) notified: Cell<bool>,
+    /// When the present state began: idle, waiting, or holding a server.
+    pub(crate) since: Cell<Instant>,
+    /// When the oldest unanswered request was sent on, and when the last one was answered.
+    pub(crate) requested: Cell<Instant>,
+    pub(crate) answered: Cell<Instant>,
+    pub(crate) transaction_began: Cell<Instant>,
+    pub(crate) server: RefCell<Option<Rc<Server>>>,
+    pub(crate) parameters: RefCell<Rc<ParameterSet>>,
+    pub(crate) statements: RefCell<Option<Box<ClientStatements>>>,
+    pub(crate) input: RefCell<Input>,
+    waker: Cell<Option<Waker>>,
+    /// Somebody else decided that the session ends.
+    ending: Cell<Option<Box<End>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientState {
+    Idle,
+    Waiting,
+    /// Holds a server.
+    Active,
+}
+
+/// Where the stream of requests stands between two reads.
+#[derive(Default)]
+pub(crate) struct Input {
+    pub(crate) splitter: Splitter,
+    /// What is done with the rest of the message that has begun.
+    pub(crate) rest: InputRest,
+    /// A message has begun and not ended.
+    pub(crate) inside: bool,
+    /// Its body so far, if it must be seen whole.
+    #[expect(clippy::box_collection, reason = "8 bytes instead of 24 in every idle client")]
+    pub(crate) gathered: Option<Box<Vec<u8>>>,
+    /// Requests that have been received and must wait.
+    held: Option<Chunk>,
+    /// They lie in a receive buffer, of which there are not so many.
+    pins_buffer: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum InputRest {
+    #[default]
+    Forward,
+    Swallow,
+    Gather,
+}
+
+/// Why a session ends.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The client said good-bye.
+    Terminated,
+    /// The client went away without a word.
+    Vanished,
+    /// The client is told why.
+    Told(Report),
+    /// The server went away; what it last said has been passed on.
+    ServerGone,
+    /// The server said something that it was not asked for.
+    Desync,
+}
+
+impl End {
+    /// For the log.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            End::Terminated => "client close request".to_owned(),
+            End::Vanished => "client unexpected eof".to_owned(),
+            End::Told(report) => report.message.to_string(),
+            End::ServerGone => "server conn crashed?".to_owned(),
+            End::Desync => "server out of step".to_owned(),
+        }
+    }
+}
+
+impl From<Report> for End {
+    fn from(report: Report) -> End {
+        End::Told(report)
+    }
+}
+
+impl From<Broken> for End {
+    fn from(broken: Broken) -> End {
+        match broken {
+            Broken::Desync => End::Desync,
+            Broken::Report(report) => End::Told(report),
+        }
+    }
+}
+
+/// What a client is made of when it has logged in.
+pub(crate) struct Parts {
+    pub(crate) index: u32,
+    pub(crate) id: u64,
+    pub(crate) cancel_key: [u8; CANCEL_KEY_BYTES],
+    pub(crate) long_key: bool,
+    pub(crate) route: Rc<Route>,
+    pub(crate) user: Rc<str>,
+    pub(crate) parameters: Rc<ParameterSet>,
+}
+
+impl Client {
+    pub(crate) fn new(parts: Parts, stream: Transport) -> Rc<Client> {
+        let now = clock::now();
+        Rc::new(Client {
+            index: parts.index,
+            cancel_key: parts.cancel_key,
+            long_key: parts.long_key,
+            id: parts.id,
+            stream,
+            route: parts.route,
+            user: parts.user,
+            connected_wall_micros: clock::wall_micros(),
+            state: Cell::new(ClientState::Idle),
+            ticket: Cell::new(0),
+            settling: Cell::new(false),
+            notified: Cell::new(false),
+            since: Cell::new(now),
+            requested: Cell::new(now),
+            answered: Cell::new(now),
+            transaction_began: Cell::new(now),
+            server: RefCell::new(None),
+            parameters: RefCell::new(parts.parameters),
+            statements: RefCell::new(None),
+            input: RefCell::default(),
+            waker: Cell::new(None),
+            ending: Cell::new(None),
+        })
+    }
+
+    /// Serves the client until its session ends.
+    pub(crate) fn serve(self: Rc<Client>) -> impl Future<Output = ()> {
+        self.route.expect(self.route.config().client_limit);
+        poll_fn(move |cx| match self.turn(cx) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(()),
+            Err(end) => {
+                self.finish(end);
+                Poll::Ready(())
+            }
+        })
+    }
+
+    /// Ends the session from outside.
+    pub(crate) fn end(&self, end: End) {
+        self.ending.set(Some(Box::new(end)));
+        self.wake();
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake_by_ref();
+            self.waker.set(Some(waker));
+        }
+    }
+
+    fn turn(self: &Rc<Client>, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
+        if let Some(end) = self.ending.take() {
+            return Err(*end);
+        }
+        let known = self.waker.take();
+        let known = known.filter(|waker| waker.will_wake(cx.waker()));
+        self.waker.set(Some(known.unwrap_or_else(|| cx.waker().clone())));
+        for _ in 0..TURN_PIECES_MAX {
+            let replied = self.poll_replies(cx)?;
+            let requested = self.poll_requests(cx)?;
+            if !replied && !requested {
+                return Ok(Poll::Pending);
+            }
+        }
+        // Others of this core first.
+        cx.waker().wake_by_ref();
+        Ok(Poll::Pending)
+    }
+
+    /// Moves one piece from the server to the client; false if there is nothing to move.
+    fn poll_replies(self: &Rc<Client>, cx: &mut Context<'_>) -> Result<bool, End> {
+        let held = self.server.borrow();
+        let Some(server) = &*held else { return Ok(false) };
+        if self.stream.queued() >= CLIENT_SEND_BYTES_HIGH {
+            match self.stream.poll_writable(cx, CLIENT_SEND_BYTES_LOW) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Err(End::Vanished),
+                Poll::Pending => return Ok(false),
+            }
+        }
+        let chunk = match server.stream.poll_recv(cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(chunk)) if !chunk.is_empty() => chunk,
+            Poll::Ready(_) => return Err(End::ServerGone),
+        };
+        self.route.stats.count(|counters| counters.server_bytes += chunk.len() as u64);
+        reply::deliver(&self.route.per_core, server, Some(self), &chunk)?;
+        let free = self.may_release(server);
+        drop(held);
+        if free && let Some(server) = self.take_server() {
+            self.route.release(server);
+        }
+        Ok(true)
+    }
+
+    /// Whether the server goes back to its pool after what was just answered.
+    fn may_release(&self, server: &Server) -> bool {
+        self.route.config().pool_mode != PoolMode::Session
+            && server.is_clean()
+            && !self.input.borrow().inside
+    }
+
+    /// Takes the server from the client, which is idle then.
+    fn take_server(&self) -> Option<Rc<Server>> {
+        let server = self.server.take()?;
+        self.state.set(ClientState::Idle);
+        self.since.set(clock::now());
+        self.route.expect(self.route.config().client_limit);
+        Some(server)
+    }
+
+    /// Moves one piece from the client to the server; false if there is nothing to move.
+    fn poll_requests(self: &Rc<Client>, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.state.get() == ClientState::Waiting || self.settling.get() {
+            return self.poll_while_waiting(cx);
+        }
+        let mut chunk = match self.take_held() {
+            Some(chunk) => chunk,
+            None => match self.stream.poll_recv(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(chunk)) if !chunk.is_empty() => {
+                    self.route.stats.count(|counters| counters.client_bytes += chunk.len() as u64);
+                    chunk
+                }
+                Poll::Ready(_) => return Err(End::Vanished),
+            },
+        };
+        let (at, go_on) = match request::feed(self, &chunk)? {
+            Fed::All => return Ok(true),
+            Fed::Terminate => return Err(End::Terminated),
+            Fed::Waits(at) => (at, true),
+            Fed::Full(at) => (at, self.poll_room(cx)?),
+        };
+        chunk.advance(at);
+        self.hold(chunk);
+        Ok(go_on)
+    }
+
+    fn take_held(&self) -> Option<Chunk> {
+        let mut input = self.input.borrow_mut();
+        if std::mem::take(&mut input.pins_buffer) {
+            let pinned = &self.route.per_core.held_chunks;
+            pinned.set(pinned.get() - 1);
+        }
+        input.held.take()
+    }
+
+    /// Keeps requests for later. Only so many receive buffers may be kept; then they are copied.
+    fn hold(&self, chunk: Chunk) {
+        let mut input = self.input.borrow_mut();
+        let pinned = &self.route.per_core.held_chunks;
+        if pinned.get() < HELD_CHUNKS_MAX {
+            pinned.set(pinned.get() + 1);
+            input.pins_buffer = true;
+            input.held = Some(chunk);
+        } else {
+            input.held = Some(Chunk::copy_of(&chunk));
+        }
+    }
+
+    /// Whether the server can take more; if not, this task is woken when it can. Where only its
+    /// answers are waited for, they wake it.
+    fn poll_room(&self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.settling.get() {
+            return Ok(false);
+        }
+        let held = self.server.borrow();
+        let Some(server) = &*held else { return Ok(true) };
+        match server.stream.poll_writable(cx, SERVER_SEND_BYTES_LOW) {
+            Poll::Ready(Ok(())) => {
+                Ok(server.pending.borrow().len() < crate::limits::PENDING_REQUESTS_MAX)
+            }
+            Poll::Ready(Err(_)) => Err(End::ServerGone),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Reads on, to notice if the client goes away; what it sends meanwhile is kept, up to a bound.
+    fn poll_while_waiting(&self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let held = self.input.borrow().held.as_ref().map_or(0, |held| held.len());
+        if held >= HELD_BYTES_MAX {
+            return Ok(false);
+        }
+        let chunk = match self.stream.poll_recv(cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(chunk)) if !chunk.is_empty() => chunk,
+            Poll::Ready(_) => return Err(End::Vanished),
+        };
+        self.route.stats.count(|counters| counters.client_bytes += chunk.len() as u64);
+        let first = self.take_held();
+        let bytes = [first.as_deref().unwrap_or_default(), &chunk].concat();
+        self.input.borrow_mut().held = Some(Chunk::copy_of(&bytes));
+        Ok(true)
+    }
+
+    /// A server for this client, now if there is one; if not, the client is put in the queue.
+    pub(crate) fn acquire(self: &Rc<Client>) -> Result<Option<Rc<Server>>, Report> {
+        let now = clock::now();
+        if let Some(server) = self.route.take_idle() {
+            self.attach(&server, now, 0)?;
+            return Ok(Some(server));
+        }
+        self.state.set(ClientState::Waiting);
+        self.since.set(now);
+        self.notified.set(false);
+        if let Err(report) = self.route.wait(self) {
+            self.state.set(ClientState::Idle);
+            return Err(report);
+        }
+        Ok(None)
+    }
+
+    /// Hands this waiting client its server.
+    pub(crate) fn give(self: &Rc<Client>, server: &Rc<Server>) {
+        let now = clock::now();
+        let waited = micros(now - self.since.get());
+        if let Err(report) = self.attach(server, now, waited) {
+            self.end(End::Told(report));
+        }
+        self.wake();
+    }
+
+    fn attach(
+        self: &Rc<Client>,
+        server: &Rc<Server>,
+        now: Instant,
+        waited: u64,
+    ) -> Result<(), Report> {
+        self.state.set(ClientState::Active);
+        self.since.set(now);
+        self.route.expect(self.route.config().active_limit);
+        self.transaction_began.set(now);
+        self.answered.set(now);
+        server.state.set(ServerState::Active);
+        server.since.set(now);
+        server.client.replace(Rc::downgrade(self));
+        self.route.stats.count(|counters| {
+            counters.server_assignment_count += 1;
+            counters.wait_time += waited;
+        });
+        let wanted = self.parameters.borrow();
+        if !Rc::ptr_eq(&wanted, &server.parameters.borrow()) {
+            let sql = parameters::difference(&server.parameters.borrow(), &wanted);
+            if let Some(sql) = sql {
+                let mut out = Vec::with_capacity(sql.len() + 8);
+                pg::wire::frontend::write::query(&mut out, &sql);
+                server.stream.queue(&out);
+                server.statements.borrow_mut().unnamed = 0;
+                server.pending.borrow_mut().push(Expect::HiddenQuery)?;
+                // Values that were accepted before need not be waited for.
+                self.settling.set(!wanted.accepted.get());
+            }
+            server.parameters.replace(Rc::clone(&wanted));
+        }
+        self.server.replace(Some(Rc::clone(server)));
+        Ok(())
+    }
+
+    pub(crate) fn statement(&self, name: &[u8]) -> Option<Rc<Statement>> {
+        self.statements.borrow().as_ref().and_then(|statements| statements.get(name)).cloned()
+    }
+
+    pub(crate) fn name_statement(
+        &self,
+        name: &[u8],
+        statement: &Rc<Statement>,
+    ) -> Result<(), Report> {
+        let mut statements = self.statements.borrow_mut();
+        let statements = statements.get_or_insert_default();
+        if statements.insert(name, Rc::clone(statement)) {
+            return Ok(());
+        }
+        Err(too_many_statements())
+    }
+
+    /// The session is over: the client is told why, its server goes where it can do no harm.
+    fn finish(self: &Rc<Client>, end: End) {
+        if self.state.get() == ClientState::Waiting {
+            self.route.stop_waiting(self);
+        }
+        if let Some(report) = self.farewell(&end) {
+            let mut out = Vec::new();
+            report.write(&mut out);
+            self.stream.queue(&out);
+        }
+        drop(self.take_held());
+        let inside = self.input.borrow().inside;
+        if let Some(server) = self.take_server() {
+            let broken = matches!(end, End::ServerGone | End::Desync);
+            if !broken && !inside && server.is_clean() {
+                self.route.leave(server);
+            } else {
+                self.route.abandon(&server, broken);
+            }
+        }
+        self.route.client_gone(self, &end);
+    }
+
+    fn farewell(&self, end: &End) -> Option<Report> {
+        if let Some(server) = &*self.server.borrow()
+            && !server.replies.borrow().splitter.is_between_messages()
+        {
+            // In the middle of a message nothing else can be said.
+            return None;
+        }
+        match end {
+            End::Terminated | End::Vanished => None,
+            End::Told(report) => Some(report.clone()),
+            End::ServerGone => Some(Report::fatal(
+                SqlState::CONNECTION_FAILURE,
+                "server closed the connection unexpectedly",
+            )),
+            End::Desync => Some(Report::fatal(
+                SqlState::CONNECTION_FAILURE,
+                "server sent a message that nobody asked for",
+            )),
+        }
+    }
+}

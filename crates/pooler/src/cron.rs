@@ -1,0 +1,215 @@
+//! Everything that happens because time passes, on one core: one task looks at all deadlines.
+//!
+//! It sleeps until the earliest deadline it saw, or one that came up since ([`Cron::by`]). Deadlines
+//! are looked at with the coarseness of [`TICK`]; where there is none it sleeps for good, so an idle pooler costs nothing.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use pg::sqlstate::SqlState;
+use pg::wire::backend::TransactionStatus;
+use pg::wire::error::Report;
+use runtime::clock::{self, Instant};
+
+use crate::client::{Client, ClientState, End};
+use crate::limits::STARVED_MS;
+use crate::route::Route;
+use crate::router::Router;
+use crate::settings::enabled;
+
+/// Deadlines that are closer together are looked at together.
+const TICK: Duration = Duration::from_millis(10);
+
+#[derive(Default)]
+pub(crate) struct Cron {
+    /// When the task will look next; `None`: when it is woken.
+    next: Cell<Option<Instant>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Cron {
+    /// Makes sure that deadlines are looked at by then.
+    pub(crate) fn by(&self, deadline: Instant) {
+        if self.next.get().is_none_or(|next| deadline < next) {
+            self.next.set(Some(deadline));
+            self.wake();
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Router {
+    /// Something has begun that may last so long.
+    #[inline]
+    pub(crate) fn expect(&self, limit: Option<Duration>) {
+        if let Some(limit) = limit {
+            self.cron.by(clock::now() + limit.max(TICK));
+        }
+    }
+
+    /// Looks at deadlines when they come, for as long as the core runs.
+    pub(crate) async fn run_cron(self: Rc<Router>) {
+        loop {
+            self.sleep_until_due().await;
+            self.cron.next.set(None);
+            let now = clock::now();
+            let mut next = Next { at: None };
+            for client in self.clients.all() {
+                next.add(client.expire(now));
+            }
+            for route in self.routes() {
+                next.add(route.look(&self, now));
+            }
+            if let Some(at) = next.at {
+                self.cron.by(at.max(now + TICK));
+            }
+        }
+    }
+
+    async fn sleep_until_due(&self) {
+        let mut sleep: Option<clock::Sleep> = None;
+        std::future::poll_fn(|cx| {
+            self.cron.waker.replace(Some(cx.waker().clone()));
+            let Some(next) = self.cron.next.get() else { return Poll::Pending };
+            let sleep = sleep.get_or_insert_with(|| clock::sleep_until(next));
+            sleep.reset(next);
+            std::pin::Pin::new(sleep).poll(cx)
+        })
+        .await;
+    }
+}
+
+/// The earliest of several times.
+struct Next {
+    at: Option<Instant>,
+}
+
+impl Next {
+    fn add(&mut self, other: Option<Instant>) {
+        self.at = match (self.at, other) {
+            (Some(at), Some(other)) => Some(at.min(other)),
+            (at, other) => at.or(other),
+        };
+    }
+}
+
+impl Client {
+    /// Ends the session if a time limit has passed; gives the time of the next one.
+    fn expire(self: &Rc<Client>, now: Instant) -> Option<Instant> {
+        let rule = self.route.rule();
+        let mut next = Next { at: None };
+        let mut limit = |since: Instant, limit: Option<Duration>, state: SqlState, what| {
+            let Some(limit) = limit else { return };
+            let end = since + limit;
+            if end <= now {
+                self.end(End::Told(Report::fatal(state, what)));
+            } else {
+                next.add(Some(end));
+            }
+        };
+        match self.state.get() {
+            ClientState::Idle => limit(
+                self.since.get(),
+                rule.client_idle_timeout,
+                SqlState::IDLE_SESSION_TIMEOUT,
+                "client_idle_timeout",
+            ),
+            ClientState::Waiting => {
+                limit(
+                    self.since.get(),
+                    rule.query_wait_timeout,
+                    SqlState::TOO_MANY_CONNECTIONS,
+                    "query_wait_timeout",
+                );
+                next.add(self.notify_waiting(now));
+            }
+            ClientState::Active => {
+                let server = self.server.borrow().clone()?;
+                let status = server.status.get();
+                if !server.pending.borrow().is_empty() {
+                    limit(
+                        self.requested.get(),
+                        rule.query_timeout,
+                        SqlState::QUERY_CANCELED,
+                        "query_timeout",
+                    );
+                } else if status != TransactionStatus::Idle {
+                    limit(
+                        self.answered.get(),
+                        rule.idle_transaction_timeout,
+                        SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                        "idle_transaction_timeout",
+                    );
+                } else {
+                    limit(
+                        self.answered.get(),
+                        rule.client_idle_timeout,
+                        SqlState::IDLE_SESSION_TIMEOUT,
+                        "client_idle_timeout",
+                    );
+                }
+                if status != TransactionStatus::Idle || !server.pending.borrow().is_empty() {
+                    limit(
+                        self.transaction_began.get(),
+                        rule.transaction_timeout,
+                        SqlState::TRANSACTION_TIMEOUT,
+                        "transaction_timeout",
+                    );
+                }
+            }
+        }
+        next.at
+    }
+
+    /// Tells a client that has waited for long that it waits.
+    fn notify_waiting(&self, now: Instant) -> Option<Instant> {
+        let after = enabled(self.route.rules()?.settings.query_wait_notify)?;
+        if self.notified.get() {
+            return None;
+        }
+        let at = self.since.get() + after;
+        if at > now {
+            return Some(at);
+        }
+        self.notified.set(true);
+        let mut out = Vec::new();
+        Report::notice("no server connection available in postgres, client being queued")
+            .write(&mut out);
+        self.stream.queue(&out);
+        None
+    }
+}
+
+impl Route {
+    /// Closes what has been idle for too long, opens what is missing.
+    fn look(self: &Rc<Route>, router: &Rc<Router>, now: Instant) -> Option<Instant> {
+        let mut next = Next { at: self.expire_idle(now) };
+        if let Some(at) = self.retry_at() {
+            if at <= now {
+                self.forget_failure();
+            } else {
+                next.add(Some(at));
+            }
+        }
+        if let Some(since) = self.waiting_since() {
+            let settings = router.rules();
+            let reserve = since + settings.settings.reserve_pool_timeout;
+            if reserve > now && self.rule().reserve_pool_size > 0 {
+                next.add(Some(reserve));
+            }
+            if router.cores() > 1 {
+                next.add(Some(now + Duration::from_millis(STARVED_MS)));
+            }
+        }
+        self.open_if_needed();
+        next.at
+    }
+}

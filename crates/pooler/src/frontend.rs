@@ -1,0 +1,594 @@
+//! A client from its first byte to its session: start-up packet, TLS, proof of identity, welcome.
+//!
+//! All of it is one boxed future with one deadline, which is freed before the session begins.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use pg::sqlstate::SqlState;
+use pg::wire::backend::{Authentication, TransactionStatus, write};
+use pg::wire::error::Report;
+use pg::wire::startup::{
+    self, Opening, Packet, ProtocolVersion, Replication, Startup, StartupError,
+};
+use runtime::clock;
+use runtime::identity::User;
+use runtime::net::{Address, Stream};
+
+use crate::auth::{self, ClientAuth, Exchange, Known};
+use crate::cancel::{self, CancelTarget};
+use crate::client::{Client, Parts};
+use crate::console::{CONSOLE_DATABASES, Console, Flow, WELCOME_PARAMETERS};
+use crate::handshake::{Handshake, HandshakeError};
+use crate::hba::{Attempt, Method, Origin};
+use crate::limits::{CANCEL_KEY_BYTES, NEGOTIATIONS_MAX, STARTUP_PARAMETERS_MAX};
+use crate::parameters::{self, ParameterSet};
+use crate::registry;
+use crate::route::{Route, Welcome};
+use crate::router::{Phase, Router};
+use crate::rules::{ConsoleRight, Rules};
+use runtime::tls::{ALPN_POSTGRESQL, Transport};
+
+/// Who has come in.
+enum Arrived {
+    Client(Rc<Client>),
+    Console(Box<(Console, Transport)>),
+    /// A cancel request, or somebody who was turned away.
+    Nobody,
+}
+
+/// Serves one connection from its beginning to its end.
+pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) {
+    let arrived = {
+        router.links.clients.fetch_add(1, Ordering::Relaxed);
+        router.logins.set(router.logins.get() + 1);
+        let limit = router.rules().settings.client_login_timeout;
+        let login = Box::pin(clock::timeout(limit, arrive(&router, stream, &address)));
+        let arrived = login.await;
+        router.logins.set(router.logins.get() - 1);
+        // Too slow: closed without a word, for it may be anybody.
+        arrived.unwrap_or(Arrived::Nobody)
+    };
+    match arrived {
+        Arrived::Client(client) => {
+            drop(router);
+            client.serve().await;
+        }
+        Arrived::Console(console) => {
+            let (console, stream) = *console;
+            Box::pin(serve_console(&router, console, stream)).await;
+            router.links.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+        Arrived::Nobody => {
+            router.links.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn arrive(router: &Rc<Router>, stream: Stream, address: &Address) -> Arrived {
+    let rules = router.rules();
+    if rules.settings.tcp_keepalive && !stream.is_unix() {
+        // A connection without probes still works.
+        let _ = stream.set_keepalive(&crate::backend::keepalive(&rules.settings));
+    }
+    let mut arrival =
+        Arrival {
+            router,
+            rules,
+            address,
+            handshake: Handshake::default(),
+            stream: Some(Transport::Plain(stream)),
+        };
+    match arrival.run().await {
+        Ok(Seat::Client(parts)) => {
+            let Some(stream) = arrival.stream else { return Arrived::Nobody };
+            let client = Client::new(*parts, stream);
+            router.clients.insert(&client);
+            Arrived::Client(client)
+        }
+        Ok(Seat::Console(console)) => match arrival.stream {
+            Some(stream) => Arrived::Console(Box::new((console, stream))),
+            None => Arrived::Nobody,
+        },
+        Ok(Seat::None) => Arrived::Nobody,
+        Err(Refused::Silently) => Arrived::Nobody,
+        Err(Refused::Told(report)) => {
+            if arrival.rules.settings.log_pooler_errors {
+                tracing::info!(%address, error = %report, "client refused");
+            }
+            let mut out = Vec::new();
+            report.write(&mut out);
+            if let Some(stream) = &arrival.stream {
+                stream.queue(&out);
+            }
+            Arrived::Nobody
+        }
+    }
+}
+
+/// What a client has been let in to.
+enum Seat {
+    Client(Box<Parts>),
+    Console(Console),
+    None,
+}
+
+enum Refused {
+    /// It is no client, or has gone.
+    Silently,
+    Told(Report),
+}
+
+impl From<Report> for Refused {
+    fn from(report: Report) -> Refused {
+        Refused::Told(report)
+    }
+}
+
+impl From<HandshakeError> for Refused {
+    fn from(_error: HandshakeError) -> Refused {
+        Refused::Silently
+    }
+}
+
+impl From<StartupError> for Refused {
+    fn from(error: StartupError) -> Refused {
+        if !error.deserves_answer() {
+            return Refused::Silently;
+        }
+        Refused::Told(Report::fatal(error.sqlstate(), error.to_string()))
+    }
+}
+
+fn fatal(sqlstate: SqlState, message: impl Into<std::borrow::Cow<'static, str>>) -> Refused {
+    Refused::Told(Report::fatal(sqlstate, message))
+}
+
+struct Arrival<'a> {
+    router: &'a Rc<Router>,
+    rules: Arc<Rules>,
+    address: &'a Address,
+    handshake: Handshake,
+    /// `None` only while it becomes an encrypted one.
+    stream: Option<Transport>,
+}
+
+/// What a start-up packet asks for.
+struct Wanted {
+    version: ProtocolVersion,
+    user: String,
+    database: String,
+    parameters: Vec<(String, String)>,
+}
+
+impl Arrival<'_> {
+    fn stream(&self) -> &Transport {
+        self.stream.as_ref().expect("the stream is away only during the TLS handshake")
+    }
+
+    fn is_tls(&self) -> bool {
+        self.stream().tls().is_some()
+    }
+
+    async fn run(&mut self) -> Result<Seat, Refused> {
+        let Some(wanted) = self.opening().await? else { return Ok(Seat::None) };
+        self.check_limits()?;
+        if CONSOLE_DATABASES.contains(&wanted.database.as_str()) {
+            return self.console(wanted).await;
+        }
+        if self.router.phase.get() != Phase::Running {
+            return Err(fatal(SqlState::CANNOT_CONNECT_NOW, "the pooler is shutting down"));
+        }
+        if self.router.disabled.borrow().contains(&wanted.database) {
+            let message = format!("database \"{}\" is disabled", wanted.database);
+            return Err(fatal(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message));
+        }
+        // Unknown databases are refused after the proof, lest anybody can try names.
+        let route = self.router.route(&wanted.database, &wanted.user);
+        self.prove(&wanted).await?;
+        let route = route?;
+        self.check_route_limits(&route)?;
+        self.welcome(route, wanted).await
+    }
+
+    /// Reads packets up to the one that says what the connection is for; `None` if it was only for
+    /// canceling.
+    async fn opening(&mut self) -> Result<Option<Wanted>, Refused> {
+        for _ in 0..=NEGOTIATIONS_MAX {
+            self.handshake.opening(self.stream.as_ref().expect("no handshake is under way")).await?;
+            let (packet, bytes) = match startup::open(self.handshake.bytes())? {
+                Opening::Packet(packet, bytes) => (packet, bytes),
+                Opening::DirectTls => {
+                    self.start_tls(true).await?;
+                    continue;
+                }
+                Opening::More(_) => return Err(Refused::Silently),
+            };
+            if !packet.may_be_followed() && self.handshake.bytes().len() > bytes {
+                return Err(fatal(
+                    SqlState::PROTOCOL_VIOLATION,
+                    "received unencrypted data after a request for encryption",
+                ));
+            }
+            match packet {
+                Packet::Ssl => {
+                    self.handshake.consume(bytes);
+                    if !self.offers_tls() {
+                        self.stream().queue(b"N");
+                    } else {
+                        self.stream().queue(b"S");
+                        self.start_tls(false).await?;
+                    }
+                }
+                Packet::Gss => {
+                    self.handshake.consume(bytes);
+                    self.stream().queue(b"N");
+                }
+                Packet::Cancel(request) => {
+                    let (process_id, key) = (request.process_id, request.key.to_vec());
+                    cancel::dispatch(self.router, CancelTarget { process_id, key });
+                    return Ok(None);
+                }
+                Packet::Startup(startup) => {
+                    let wanted = self.read_startup(&startup)?;
+                    self.handshake.consume(bytes);
+                    return Ok(Some(wanted));
+                }
+            }
+        }
+        Err(Refused::Silently)
+    }
+
+    fn offers_tls(&self) -> bool {
+        let plain = matches!(self.stream, Some(Transport::Plain(_)));
+        plain && !self.stream().stream().is_unix() && self.router.tls.borrow().clients.is_some()
+    }
+
+    /// Goes on encrypted. A direct handshake, without a request before, must name the protocol, so
+    /// that one for another protocol cannot be relayed to us.
+    async fn start_tls(&mut self, direct: bool) -> Result<(), Refused> {
+        let Some(tls) = self.router.tls.borrow().clients.clone() else {
+            return Err(Refused::Silently);
+        };
+        let Some(Transport::Plain(stream)) = self.stream.take() else {
+            return Err(Refused::Silently);
+        };
+        if let Some(hello) = std::mem::take(&mut self.handshake).into_rest() {
+            stream.unrecv(hello);
+        }
+        let stream = match tls.accept(stream).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::info!(address = %self.address, %error, "TLS handshake failed");
+                return Err(Refused::Silently);
+            }
+        };
+        if direct && stream.alpn().as_deref() != Some(ALPN_POSTGRESQL) {
+            return Err(Refused::Silently);
+        }
+        self.stream = Some(Transport::Tls(stream));
+        Ok(())
+    }
+
+    fn read_startup(&self, startup: &Startup<'_>) -> Result<Wanted, Refused> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let user = text(startup.user()?);
+        let database = text(startup.database()?);
+        if startup.replication()? != Replication::None {
+            return Err(fatal(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "replication connections are not pooled",
+            ));
+        }
+        if startup.needs_negotiation(ProtocolVersion::LATEST) {
+            let mut out = Vec::new();
+            write::negotiate_protocol_version(
+                &mut out,
+                startup.version_to_speak(ProtocolVersion::LATEST),
+                startup.protocol_options(),
+            );
+            self.stream().queue(&out);
+        }
+        let settings = &self.rules.settings;
+        if settings.client_tls_sslmode.is_required() && !self.is_tls() && !self.stream().stream().is_unix() {
+            return Err(fatal(
+                SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                "SSL connection is required",
+            ));
+        }
+        let parameters = self.read_parameters(startup)?;
+        let version = startup.version_to_speak(ProtocolVersion::LATEST);
+        Ok(Wanted { version, user, database, parameters })
+    }
+
+    /// Session parameters that the client asks for, checked.
+    fn read_parameters(&self, startup: &Startup<'_>) -> Result<Vec<(String, String)>, Refused> {
+        let ignored = &self.rules.settings.ignore_startup_parameters;
+        let is_ignored = |name: &str| ignored.iter().any(|other| other.eq_ignore_ascii_case(name));
+        let mut found = Vec::new();
+        for (name, value) in startup.parameters() {
+            let name = String::from_utf8_lossy(name);
+            match &*name {
+                "user" | "database" | "replication" => {}
+                name if name.starts_with("_pq_.") || is_ignored(name) => {}
+                "options" => {
+                    let text = String::from_utf8_lossy(value);
+                    let Some(options) = parameters::parse_options(&text) else {
+                        return Err(fatal(
+                            SqlState::PROTOCOL_VIOLATION,
+                            "unsupported startup parameter in options",
+                        ));
+                    };
+                    found.extend(options.into_iter().filter(|(name, _)| !is_ignored(name)));
+                }
+                name => found.push((name.to_owned(), String::from_utf8_lossy(value).into_owned())),
+            }
+        }
+        let bad = |name: &str| !parameters::is_parameter_name(name);
+        if let Some((name, _)) = found.iter().find(|(name, _)| bad(name)) {
+            let message = format!("unsupported startup parameter: {name:?}");
+            return Err(fatal(SqlState::PROTOCOL_VIOLATION, message));
+        }
+        if found.len() > STARTUP_PARAMETERS_MAX {
+            return Err(fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many startup parameters"));
+        }
+        Ok(found)
+    }
+
+    fn check_limits(&self) -> Result<(), Refused> {
+        let clients = self.router.links.clients.load(Ordering::Relaxed);
+        if clients > self.rules.settings.max_client_conn {
+            return Err(fatal(
+                SqlState::TOO_MANY_CONNECTIONS,
+                "no more connections allowed (max_client_conn)",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_route_limits(&self, route: &Route) -> Result<(), Refused> {
+        let rule = route.rule();
+        let routes = self.router.routes();
+        let count = |same: &dyn Fn(&Route) -> bool| -> u32 {
+            routes.iter().filter(|other| same(other)).map(|other| other.clients.get()).sum()
+        };
+        let database = count(&|other| other.key.database == route.key.database);
+        let user = count(&|other| other.key.user == route.key.user);
+        for (limit, count, name) in [
+            (rule.max_db_client_connections, database, "max_db_client_connections"),
+            (rule.max_user_client_connections, user, "max_user_client_connections"),
+        ] {
+            if limit.is_some_and(|limit| count >= limit) {
+                return Err(fatal(
+                    SqlState::TOO_MANY_CONNECTIONS,
+                    format!("client connections exceeded ({name})"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the client prove who it is.
+    async fn prove(&mut self, wanted: &Wanted) -> Result<(), Refused> {
+        let rules = Arc::clone(&self.rules);
+        let origin = match self.address {
+            Address::Tcp(address) => Origin::Tcp { address: address.ip(), tls: self.is_tls() },
+            Address::Unix(_) => Origin::Unix,
+        };
+        let attempt = Attempt {
+            origin,
+            database: &wanted.database,
+            user: &wanted.user,
+            replication: false,
+        };
+        let demand = rules.demand(&attempt).map_err(|refusal| {
+            fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, refusal.to_string())
+        })?;
+        let exchange = match demand.method {
+            Method::Trust => {
+                let any = rules.settings.auth_type == crate::settings::AuthType::Any;
+                if any || rules.knows_user(&wanted.user) {
+                    return Ok(());
+                }
+                return Err(fatal(
+                    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                    format!("no such user: \"{}\"", wanted.user),
+                ));
+            }
+            Method::Password => Exchange::Clear,
+            Method::Md5 => Exchange::Md5,
+            Method::ScramSha256 => Exchange::Scram,
+            Method::Cert | Method::Peer | Method::Reject => {
+                let proven = self.proven_name(demand.method);
+                if proven.is_some_and(|name| demand.permits(&name, &wanted.user)) {
+                    return Ok(());
+                }
+                return Err(fatal(
+                    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                    format!("authentication failed for user \"{}\"", wanted.user),
+                ));
+            }
+        };
+        let mut auth = ClientAuth {
+            stream: self.stream.as_ref().expect("the TLS handshake is over"),
+            user: &wanted.user,
+            known: rules.secret(&wanted.user).map(Known::of),
+            cache: &self.router.keys,
+            iterations: rules.settings.scram_iterations,
+            end_point: self.stream().tls().and_then(|tls| tls.end_point_hash()),
+        };
+        let keys = auth::authenticate(&mut auth, &mut self.handshake, exchange).await?;
+        if let Some(keys) = keys {
+            self.router.keys.learn(&wanted.user, keys);
+        }
+        Ok(())
+    }
+
+    /// The name that the connection itself proves: of a certificate or a system user.
+    fn proven_name(&self, method: Method) -> Option<String> {
+        match method {
+            Method::Cert => self.stream().peer_certificate()?.common_name,
+            Method::Peer => {
+                let uid = self.stream().stream().peer_credentials()?.uid;
+                User::with_uid(uid).ok()?.map(|user| user.name)
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells the client that it is in, and makes a session of it.
+    async fn welcome(&mut self, route: Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {
+        // Counted from here, so that its pool knows of it while it waits for the first server.
+        route.clients.set(route.clients.get() + 1);
+        let seat = self.make_client(&route, wanted).await;
+        if seat.is_err() {
+            route.clients.set(route.clients.get() - 1);
+        }
+        seat
+    }
+
+    async fn make_client(&mut self, route: &Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {
+        await_welcome(route).await?;
+        let Some(welcome) = route.welcome.borrow().clone() else { return Err(Refused::Silently) };
+        let parameters = self.parameters(&welcome, &wanted)?;
+        let index = self.router.clients.reserve().ok_or_else(|| {
+            fatal(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
+        })?;
+        let mut cancel_key = [0; CANCEL_KEY_BYTES];
+        runtime::random::fill(&mut cancel_key);
+        let mut out = Vec::new();
+        write::authentication(&mut out, Authentication::Ok);
+        for (name, value) in &welcome.parameters {
+            let own = parameters.get(name);
+            write::parameter_status(&mut out, &**name, own.map_or(&**value, |own| own));
+        }
+        let long_key = wanted.version.has_long_cancel_keys();
+        let key = if long_key { &cancel_key[..] } else { &cancel_key[..4] };
+        write::backend_key_data(&mut out, registry::process_id(self.router.core, index), key);
+        let notice = &self.rules.settings.login_notify_message;
+        if !notice.is_empty() {
+            Report::notice(notice.clone()).write(&mut out);
+        }
+        write::ready_for_query(&mut out, TransactionStatus::Idle);
+        self.stream().queue(&out);
+        if let Some(rest) = std::mem::take(&mut self.handshake).into_rest() {
+            self.stream().unrecv(rest);
+        }
+        if self.rules.settings.log_connections {
+            tracing::info!(
+                address = %self.address, user = wanted.user, database = wanted.database,
+                "client logged in"
+            );
+        }
+        route.stats.count(|counters| counters.client_login_count += 1);
+        Ok(Seat::Client(Box::new(Parts {
+            index,
+            id: self.router.new_id(),
+            cancel_key,
+            long_key,
+            route: Rc::clone(route),
+            user: wanted.user.as_str().into(),
+            parameters,
+        })))
+    }
+
+    /// The parameters of the new session: the server's, changed as the client asks.
+    fn parameters(
+        &self,
+        welcome: &Welcome,
+        wanted: &Wanted,
+    ) -> Result<Rc<ParameterSet>, Refused> {
+        let sets = &self.router.per_core.parameters;
+        let tracked = self.router.per_core.tracked.borrow();
+        let mut set = Rc::clone(&welcome.tracked);
+        for (name, value) in &wanted.parameters {
+            let value = parameters::clean_value(value.as_bytes()).ok_or_else(|| {
+                fatal(
+                    SqlState::INVALID_PARAMETER_VALUE,
+                    format!("value of startup parameter \"{name}\" is too long"),
+                )
+            })?;
+            let name = tracked.name(name).cloned().unwrap_or_else(|| name.as_str().into());
+            set = sets.with(&set, &name, Some(&value));
+        }
+        Ok(set)
+    }
+
+    /// A session of the console.
+    async fn console(&mut self, wanted: Wanted) -> Result<Seat, Refused> {
+        let right = self.rules.console_right(&wanted.user);
+        let same_user = self.is_own_user();
+        if !same_user {
+            self.prove(&wanted).await?;
+        }
+        let right = right.or(same_user.then_some(ConsoleRight::Admin)).ok_or_else(|| {
+            fatal(SqlState::INSUFFICIENT_PRIVILEGE, "not allowed to connect to the console")
+        })?;
+        let mut out = Vec::new();
+        write::authentication(&mut out, Authentication::Ok);
+        for (name, value) in WELCOME_PARAMETERS {
+            write::parameter_status(&mut out, name, value);
+        }
+        write::backend_key_data(&mut out, std::process::id(), &[0; 4]);
+        write::ready_for_query(&mut out, TransactionStatus::Idle);
+        self.stream().queue(&out);
+        if let Some(rest) = std::mem::take(&mut self.handshake).into_rest() {
+            self.stream().unrecv(rest);
+        }
+        Ok(Seat::Console(Console::new(&wanted.user, right)))
+    }
+
+    /// PgBouncer lets whoever runs the pooler into its console without a password, by unix socket.
+    fn is_own_user(&self) -> bool {
+        self.stream().stream().peer_credentials().is_some_and(|peer| peer.uid == self.router.own_uid)
+    }
+}
+
+/// Waits until a server of the route has said what clients are to be told.
+async fn await_welcome(route: &Rc<Route>) -> Result<(), Refused> {
+    if route.welcome.borrow().is_some() {
+        return Ok(());
+    }
+    let waiting = &route.pool.logins_waiting;
+    waiting.set(waiting.get() + 1);
+    let _left = OnDrop(|| waiting.set(waiting.get() - 1));
+    route.open_if_needed();
+    poll_fn(|cx| {
+        if route.welcome.borrow().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(report) = route.recent_failure() {
+            return Poll::Ready(Err(Refused::Told(report)));
+        }
+        route.pool.logins.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
+    })
+    .await
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+async fn serve_console(router: &Rc<Router>, mut console: Console, stream: Transport) {
+    let host = crate::orders::host(router);
+    loop {
+        let Ok(chunk) = stream.recv().await else { return };
+        if chunk.is_empty() {
+            return;
+        }
+        let mut out = Vec::new();
+        let flow = console.feed(&chunk, &host, &mut out).await;
+        stream.queue(&out);
+        if flow == Flow::Close {
+            return;
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Where clients come in.
+//!
+//! Every core listens on every TCP address, and the kernel spreads connections over the cores. A unix
+//! socket cannot be shared that way: core 0 accepts and deals connections out in turn.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use runtime::executor::{self, JoinHandle};
+use runtime::net::{Address, Detached, ListenOptions, Listener, Stream};
+
+use crate::frontend;
+use crate::limits::LOGINS_MAX;
+use crate::router::{Message, Router};
+use crate::settings::listen::ListenAddress;
+
+/// Listening sockets of one core; they close when this is dropped.
+pub(crate) struct Listeners {
+    tasks: Vec<JoinHandle<()>>,
+    pub(crate) addresses: Vec<Address>,
+}
+
+impl Listeners {
+    /// Opens this core's listeners.
+    pub(crate) fn open(router: &Rc<Router>, addresses: &[ListenAddress]) -> Result<Self, ListenError> {
+        let settings = &router.rules().settings;
+        let mut listeners = Listeners { tasks: Vec::new(), addresses: Vec::new() };
+        for address in addresses {
+            let (address, optional) = match address {
+                ListenAddress::Tcp(address) => (Address::Tcp(*address), false),
+                ListenAddress::TcpOptional(address) => (Address::Tcp(*address), true),
+                ListenAddress::Unix(_) if router.core != 0 => continue,
+                ListenAddress::Unix(path) => (Address::Unix(path.clone()), false),
+            };
+            let unix = matches!(address, Address::Unix(_));
+            let options = ListenOptions {
+                backlog: settings.listen_backlog,
+                reuse_port: !unix && router.cores() > 1,
+                unix_mode: unix.then_some(settings.unix_socket_mode),
+            };
+            match Listener::bind(&address, &options) {
+                Ok(listener) => {
+                    listeners.addresses.push(listener.local_address());
+                    let router = Rc::clone(router);
+                    listeners.tasks.push(executor::spawn(accept(router, listener, unix)));
+                }
+                Err(error) if optional => {
+                    tracing::debug!(%address, %error, "not listening");
+                }
+                Err(error) => return Err(ListenError { address, error }),
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// Takes no more connections.
+    pub(crate) fn close(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub(crate) struct ListenError {
+    address: Address,
+    error: std::io::Error,
+}
+
+impl std::fmt::Display for ListenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "could not listen on {}: {}", self.address, self.error)
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+async fn accept(router: Rc<Router>, listener: Listener, spread: bool) {
+    let turn = Cell::new(0_usize);
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::error!(%error, "listener is broken");
+                return;
+            }
+        };
+        let core = if spread { turn.replace(turn.get() + 1) % router.cores() } else { router.core };
+        if core == router.core {
+            serve(&router, stream, address);
+        } else if let Ok(detached) = stream.detach() {
+            router.post(core, Message::Connection(detached, address));
+        }
+        while router.logins.get() >= LOGINS_MAX {
+            executor::yield_now().await;
+        }
+    }
+}
+
+/// Takes a connection that another core accepted.
+pub(crate) fn attach(router: &Rc<Router>, detached: Detached, address: Address) {
+    if let Ok(stream) = Stream::attach(detached) {
+        serve(router, stream, address);
+    }
+}
+
+fn serve(router: &Rc<Router>, stream: Stream, address: Address) {
+    executor::spawn_detached(frontend::serve(Rc::clone(router), stream, address));
+}
