@@ -1,0 +1,3 @@
+//! Integration tests of the pooler, one binary.
+
+mod settings;
