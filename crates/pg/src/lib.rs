@@ -10,6 +10,7 @@ pub mod limits;
 pub mod lsn;
 pub mod oid;
 pub mod page;
+pub mod redo;
 pub mod sql;
 pub mod sqlstate;
 pub mod version;
