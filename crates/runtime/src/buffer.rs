@@ -40,6 +40,20 @@ impl Chunk {
         Self { bytes, start: 0, end, core: PhantomData }
     }
 
+    /// The bytes in view, to be worked on in place.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start as usize..self.end as usize]
+    }
+
+    /// Puts as many of `bytes` as the buffer holds in place of what is in view; how many that were.
+    pub(crate) fn replace(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.bytes.len());
+        self.bytes[..count].copy_from_slice(&bytes[..count]);
+        self.start = 0;
+        self.end = u32::try_from(count).expect("a buffer is far below 4 GiB");
+        count
+    }
+
     /// Drops the first `count` bytes from view.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 //! Invariants:
 //! 1. App k+1 starts on no core before App k has started on every core. Stopping goes the other way round.
 //! 2. When a start fails, everything started before is stopped, and the process ends with that error.
-//! 3. Stopping is bounded: draining by [`NodepoolOptions::drain`], stopping now by [`STOP_NOW_WAIT`] an App.
+//! 3. Stopping is bounded: draining by [`NodepoolOptions::drain`], stopping now by [`NodepoolOptions::stop_now`].
 //! 4. A panic on a core aborts the process: a core's services cannot be trusted half-alive.
 
 mod affinity;
@@ -28,7 +28,7 @@ pub(crate) use affinity::{inherited as inherited_affinity, release as release_af
 use crate::app::{self, App, Node};
 use crate::executor;
 use crate::io::Options;
-use crate::limits::{COMMANDS_QUEUED_MAX, DRAIN_WAIT, STOP_NOW_WAIT};
+use crate::limits::{COMMANDS_QUEUED_MAX, CORE_END_WAIT, DRAIN_WAIT, STOP_NOW_WAIT};
 use crate::log;
 use crate::mailbox::{self, Receiver, Sender};
 use conductor::Conductor;
@@ -45,6 +45,8 @@ pub struct NodepoolOptions {
     pub io: Options,
     /// How long [`Stop::Drain`](app::Stop::Drain) may take, over all Apps, before it becomes `Now`.
     pub drain: Duration,
+    /// How long [`Stop::Now`](app::Stop::Now) may take, over all Apps, before the process ends without waiting.
+    pub stop_now: Duration,
     /// Whether SIGTERM drains, SIGINT stops and SIGHUP reloads; off where somebody else handles signals.
     pub signals: bool,
 }
@@ -56,6 +58,7 @@ impl Default for NodepoolOptions {
             pin: true,
             io: Options::default(),
             drain: DRAIN_WAIT,
+            stop_now: STOP_NOW_WAIT,
             signals: true,
         }
     }
@@ -189,7 +192,7 @@ impl Others {
     /// Waits for the threads to end, within a bound.
     fn join(self) -> Result<(), Error> {
         let step = Duration::from_millis(1);
-        let mut patience = STOP_NOW_WAIT;
+        let mut patience = CORE_END_WAIT;
         while self.threads.iter().any(|thread| !thread.is_finished()) && !patience.is_zero() {
             thread::sleep(step);
             patience = patience.saturating_sub(step);

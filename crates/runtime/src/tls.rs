@@ -1,9 +1,14 @@
-//! TLS over our own streams.
+//! TLS over our own streams, by rustls without I/O of its own.
+//!
+//! Knows no PostgreSQL beyond the names of its modes and protocol: who asks for TLS when is the caller's business,
+//! and so is the cryptography, which comes in as a rustls `CryptoProvider`.
 
 mod certificate;
 mod config;
 mod der;
 mod session;
+mod stream;
+mod transport;
 mod verify;
 
 pub use certificate::Certificate;
@@ -11,7 +16,12 @@ pub use config::{
     ALPN_POSTGRESQL, ClientCertificates, ClientTls, ClientTlsOptions, Identity, Pem, ServerTls,
     ServerTlsOptions, TlsConfigError, Versions,
 };
+pub use stream::{DetachedTls, TlsError, TlsStream};
+pub use transport::{DetachedTransport, Transport};
 pub use verify::{SslMode, UnknownSslMode};
 
 #[cfg(test)]
 mod test_certificates;
+
+#[cfg(test)]
+mod tests;

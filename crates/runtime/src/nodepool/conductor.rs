@@ -12,7 +12,6 @@ use super::{Error, NodepoolOptions};
 use crate::app::{App, Stop};
 use crate::clock;
 use crate::executor;
-use crate::limits::STOP_NOW_WAIT;
 use crate::mailbox::{self, Pending, Receiver, Sender};
 use crate::signal::{Signal, Signals};
 
@@ -22,6 +21,7 @@ pub(super) struct Conductor {
     orders: Receiver<Stop>,
     control: Control,
     drain: Duration,
+    stop_now: Duration,
     signals: bool,
 }
 
@@ -39,8 +39,8 @@ impl Conductor {
         control: Control,
         options: &NodepoolOptions,
     ) -> Self {
-        let NodepoolOptions { drain, signals, .. } = options;
-        Self { cores, apps, orders, control, drain: *drain, signals: *signals }
+        let (drain, stop_now, signals) = (options.drain, options.stop_now, options.signals);
+        Self { cores, apps, orders, control, drain, stop_now, signals }
     }
 
     /// Runs the process if the cores are `ready`, and lets them end in any case.
@@ -124,14 +124,18 @@ impl Conductor {
         tracing::info!(target: "runtime", %how, "stopping");
         let mut how = how;
         let drained_by = clock::precise() + self.drain;
+        let mut stopped_by = None;
         for index in (0..count).rev() {
             let name = self.apps.get(index).map_or("", |app| app.name);
             if how == Stop::Drain {
                 how = self.drain(index, drained_by).await;
             }
             if how == Stop::Now {
+                let by = *stopped_by.get_or_insert_with(|| clock::precise() + self.stop_now);
                 let stopped = self.tell_to_stop(index, Stop::Now).await;
-                if clock::timeout(STOP_NOW_WAIT, all(stopped)).await.is_err() {
+                // Without time left the Apps below are still told, and may do what they can at once.
+                let wait = by.saturating_duration_since(clock::precise());
+                if clock::timeout(wait, all(stopped)).await.is_err() {
                     tracing::error!(target: "runtime", app = name, "did not stop in time, going on");
                 }
             }

@@ -1,7 +1,8 @@
 //! TLS without I/O: bytes from the peer in, plain text and bytes for the peer out.
 //!
 //! Built on rustls' unbuffered connections, which keep no buffers of their own: an idle connection costs its keys
-//! and little more.
+//! and little more. They do remember places in the bytes they were shown and did not consume, so those bytes stay here,
+//! in `pending`, and are shown again with every call, whatever it is about. After an error rustls is not called again.
 
 use std::sync::Arc;
 
@@ -11,18 +12,27 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use rustls::{ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig};
 
 /// A record carries at most 2^14 bytes (RFC 8446, 5.1) and adds at most a header, a content type or explicit nonce,
 /// and a tag.
 const RECORD_PLAIN_BYTES_MAX: usize = 1 << 14;
 const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 8 + 16 + 1;
+/// rustls' names of the suites of TLS 1.3, and those of RFC 8446, B.4.
+const IANA_NAMES: [(&str, &str); 3] = [
+    ("TLS13_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+    ("TLS13_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+    ("TLS13_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+];
 /// Level and description (RFC 8446, 6).
 const ALERT_BYTES: usize = 2;
 
 /// One connection's state machine.
 pub(super) struct Session {
     side: Side,
+    /// The beginning of something whose rest has not arrived. No memory while there is none.
+    pending: Vec<u8>,
+    failed: Option<Error>,
     peer_closed: bool,
 }
 
@@ -59,9 +69,13 @@ enum Step {
 }
 
 impl Session {
+    fn new(side: Side) -> Self {
+        Self { side, pending: Vec::new(), failed: None, peer_closed: false }
+    }
+
     pub(super) fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
         let side = Side::Server(UnbufferedServerConnection::new(config)?);
-        Ok(Self { side, peer_closed: false })
+        Ok(Self::new(side))
     }
 
     pub(super) fn client(
@@ -69,14 +83,41 @@ impl Session {
         name: ServerName<'static>,
     ) -> Result<Self, Error> {
         let side = Side::Client(UnbufferedClientConnection::new(config, name)?);
-        Ok(Self { side, peer_closed: false })
+        Ok(Self::new(side))
     }
 
-    pub(super) fn state(&self) -> &CommonState {
+    fn state(&self) -> &CommonState {
         match &self.side {
             Side::Server(connection) => connection,
             Side::Client(connection) => connection,
         }
+    }
+
+    pub(super) fn is_server(&self) -> bool {
+        matches!(self.side, Side::Server(_))
+    }
+
+    pub(super) fn version(&self) -> &'static str {
+        match self.state().protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "unknown",
+        }
+    }
+
+    pub(super) fn cipher(&self) -> &'static str {
+        let suite = self.state().negotiated_cipher_suite();
+        let name = suite.and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
+        // TLS 1.3 suites are called TLS13_... there.
+        IANA_NAMES.iter().find(|(theirs, _)| *theirs == name).map_or(name, |(_, iana)| iana)
+    }
+
+    pub(super) fn alpn(&self) -> Option<Vec<u8>> {
+        self.state().alpn_protocol().map(<[u8]>::to_vec)
+    }
+
+    pub(super) fn peer_certificate_der(&self) -> Option<Vec<u8>> {
+        self.state().peer_certificates()?.first().map(|der| der.to_vec())
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
@@ -88,16 +129,30 @@ impl Session {
         self.peer_closed
     }
 
-    /// Works through `incoming`, which is changed in place; how many bytes of it are done with. The rest is the
-    /// beginning of something incomplete and must come again, in front of what follows.
+    /// Why the connection cannot go on, if so.
+    pub(super) fn failed(&self) -> Option<&Error> {
+        self.failed.as_ref()
+    }
+
+    /// Takes in what the peer sent; `incoming` is worked on in place.
     ///
-    /// On an error `output.outgoing` ends with the alert that tells the peer.
-    pub(super) fn process(
+    /// On an error `output.outgoing` ends with the alert that tells the peer, and `output.plain` with what was good
+    /// before it. The error stays.
+    pub(super) fn receive(
         &mut self,
         incoming: &mut [u8],
         output: &mut Output,
-    ) -> Result<usize, Error> {
-        self.drive(incoming, None, output)
+    ) -> Result<(), Error> {
+        if !self.pending.is_empty() {
+            self.pending.extend_from_slice(incoming);
+            return self.drive_pending(None, output);
+        }
+        let consumed = self.drive(incoming, None, output)?;
+        let rest = incoming.get(consumed..).unwrap_or_default();
+        if !rest.is_empty() {
+            self.pending = rest.to_vec();
+        }
+        Ok(())
     }
 
     /// Encrypts `plain` as one or more records at the end of `output.outgoing`. The handshake must be over.
@@ -105,37 +160,61 @@ impl Session {
         if plain.is_empty() {
             return Ok(());
         }
-        self.drive(&mut [], Some(Write::Data(plain)), output).map(|_consumed| ())
+        self.drive_pending(Some(Write::Data(plain)), output)
     }
 
     /// Appends the close_notify that says that we will send no more.
     pub(super) fn close(&mut self, output: &mut Output) -> Result<(), Error> {
-        self.drive(&mut [], Some(Write::CloseNotify), output).map(|_consumed| ())
+        self.drive_pending(Some(Write::CloseNotify), output)
     }
 
+    fn drive_pending(
+        &mut self,
+        write: Option<Write<'_>>,
+        output: &mut Output,
+    ) -> Result<(), Error> {
+        let mut pending = std::mem::take(&mut self.pending);
+        let consumed = self.drive(&mut pending, write, output)?;
+        if consumed < pending.len() {
+            pending.drain(..consumed);
+            self.pending = pending;
+        }
+        Ok(())
+    }
+
+    /// How many bytes of `incoming` are done with.
     fn drive(
         &mut self,
         incoming: &mut [u8],
         write: Option<Write<'_>>,
         output: &mut Output,
     ) -> Result<usize, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         let mut consumed = 0;
-        loop {
+        let error = loop {
             let rest = incoming.get_mut(consumed..).unwrap_or_default();
             let (discard, step) = self.step(rest, write, output);
             consumed += discard;
             match step {
                 Ok(Step::Again) => {}
-                Ok(Step::NeedsBytes) if write.is_some() => return Err(Error::HandshakeNotComplete),
+                Ok(Step::NeedsBytes) if write.is_some() => break Error::HandshakeNotComplete,
                 Ok(Step::NeedsBytes | Step::Written) => return Ok(consumed),
                 Ok(Step::PeerClosed) => self.peer_closed = true,
-                Err(error) => {
-                    // The failed state machine still hands out its alert, then repeats the error.
-                    while matches!(self.step(&mut [], None, output), (_, Ok(Step::Again))) {}
-                    return Err(error);
-                }
+                Err(error) => break error,
+            }
+        };
+        self.failed = Some(error.clone());
+        // What is left to send, the alert last, is handed out before the bytes are looked at again, which must not
+        // happen: rustls would send a second alert and take that for a mistake of its own.
+        while self.state().wants_write() {
+            let (_, step) = self.step(&mut [], None, output);
+            if step.is_err() {
+                break;
             }
         }
+        Err(error)
     }
 
     fn step(

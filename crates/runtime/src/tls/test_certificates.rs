@@ -29,6 +29,13 @@ impl Authority {
         Pem { name: "authority.crt".to_owned(), text: self.issuer.pem().into_bytes() }
     }
 
+    /// The authority's certificate used as a server's.
+    pub(crate) fn own_identity(&self) -> Identity {
+        let key = self.issuer.key().serialize_pem().into_bytes();
+        let key = Pem { name: "authority.key".to_owned(), text: key };
+        Identity { certificates: self.pem(), key }
+    }
+
     /// A certificate for one DNS name, which is its common name as well.
     pub(crate) fn identity(&self, name: &str) -> Identity {
         self.issue(CertificateParams::new(vec![name.to_owned()]).unwrap(), name)

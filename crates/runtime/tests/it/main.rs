@@ -1,0 +1,4 @@
+//! The runtime from outside: whole processes, real sockets.
+
+mod nodepool;
+mod scenarios;
