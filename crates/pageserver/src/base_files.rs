@@ -134,9 +134,11 @@ pub(crate) async fn relation_files(directory: &Path) -> Result<Vec<(PathBuf, u64
         };
         for entry in entries {
             let relative = folder.join(&entry.name);
-            if entry.is_dir && depth < DEPTH_MAX {
+            // What stands in pg_tblspc are links to folders.
+            let is_folder = entry.is_dir || folder.as_os_str() == "pg_tblspc";
+            if is_folder && depth < DEPTH_MAX {
                 folders.push((relative, depth + 1));
-            } else if !entry.is_dir {
+            } else if !is_folder {
                 found.push((relative, entry.len));
             }
         }

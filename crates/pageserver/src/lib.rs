@@ -7,6 +7,7 @@
 //! It knows nothing of pooling, and of SQL only the commands of a replication connection.
 
 pub mod api;
+pub mod applet;
 pub mod archive;
 pub mod base_files;
 pub mod basebackup;

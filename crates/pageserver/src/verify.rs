@@ -41,6 +41,8 @@ pub struct Report {
     pub unlogged_extension_blocks: u64,
     /// Sequences whose WAL is ahead of them, as `log_cnt` says.
     pub sequences_ahead: u64,
+    /// Visibility-map pages with bits that Postgres left out of the WAL.
+    pub visibility_maps_behind: u64,
     pub free_space_maps_skipped: u64,
     pub unlogged_forks_skipped: u64,
     pub temporary_files_skipped: u64,
@@ -341,6 +343,7 @@ impl Comparison<'_> {
         match page::compare(tag, block, theirs, ours) {
             page::Verdict::Same => {}
             page::Verdict::SequenceAhead => self.report.sequences_ahead += 1,
+            page::Verdict::MapBehind => self.report.visibility_maps_behind += 1,
             page::Verdict::Different(what) => self.report.differs(tag, Some(block), what),
         }
     }

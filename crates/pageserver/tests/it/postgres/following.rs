@@ -1,43 +1,104 @@
 //! Base backup, streaming, and the comparison with the stopped cluster.
 
-use pageserver::client::Client;
-use pageserver::verify::{Report, verify};
-use pg::lsn::Lsn;
+use crate::cluster::{Cluster, Folder};
+use crate::postgres::{current_lsn, stop_and_verify};
+use crate::service::{Service, settings};
 
-use crate::cluster::{Cluster, temporary_folder};
-use crate::service::{Service, block_on, settings};
-
-/// Stops the cluster and compares it with everything the page server has.
-fn stop_and_verify(cluster: &mut Cluster, service: &Service) -> Report {
-    let lsn = current_lsn(cluster);
-    service.wait_lsn(lsn);
-    cluster.stop("fast");
-    let address = service.address.to_string();
-    let data = cluster.data();
-    let report = block_on(async move {
-        let client = Client::connect(&address, "tester", "").await.expect("we are let in");
-        verify(&data, client, |_progress| {}).await.expect("the cluster can be compared")
-    });
-    println!("{report:#?}");
-    report
-}
-
-pub(crate) fn current_lsn(cluster: &Cluster) -> Lsn {
-    cluster.sql("SELECT pg_current_wal_lsn()").parse().expect("Postgres tells an LSN")
+/// A bit of everything that changes relations.
+fn run_ddl(cluster: &Cluster, space: &str) {
+    cluster.sql("CREATE TABLE serial (id bigserial PRIMARY KEY, t text DEFAULT repeat('x', 3000))");
+    cluster.sql("INSERT INTO serial (t) SELECT repeat(md5(i::text), 100) FROM generate_series(1, 300) i");
+    cluster.sql("CREATE UNLOGGED TABLE unlogged AS SELECT i FROM generate_series(1, 1000) i");
+    cluster.sql("CREATE TEMP TABLE gone AS SELECT 1; CREATE TABLE kept AS SELECT 2 AS two");
+    cluster.sql("CREATE TABLE cut AS SELECT i, repeat('y', 500) y FROM generate_series(1, 2000) i");
+    cluster.sql("VACUUM cut");
+    cluster.sql("DELETE FROM cut WHERE i > 100");
+    cluster.sql("VACUUM cut");
+    cluster.sql("INSERT INTO cut SELECT i, 'again' FROM generate_series(1, 5000) i");
+    cluster.sql("TRUNCATE kept");
+    cluster.sql("INSERT INTO kept VALUES (3)");
+    cluster.sql("CREATE TABLE dropped AS SELECT * FROM cut; DROP TABLE dropped");
+    cluster.sql("BEGIN; CREATE TABLE undone AS SELECT * FROM cut; ROLLBACK");
+    cluster.sql("BEGIN; INSERT INTO kept VALUES (4); SAVEPOINT s; INSERT INTO kept VALUES (5); ROLLBACK TO s; COMMIT");
+    cluster.sql("UPDATE cut SET y = 'changed' WHERE i % 3 = 0");
+    cluster.sql("CREATE INDEX ON cut (y, i)");
+    cluster.sql("DELETE FROM cut WHERE i % 5 = 0");
+    cluster.sql("VACUUM (FREEZE) cut");
+    cluster.sql("SELECT 1 FROM cut WHERE i = 7 FOR UPDATE");
+    cluster.sql("CLUSTER serial USING serial_pkey");
+    cluster.sql("VACUUM FULL pg_class");
+    cluster.sql("REINDEX TABLE cut");
+    cluster.sql("SELECT nextval('serial_id_seq') FROM generate_series(1, 7)");
+    cluster.sql("CREATE SEQUENCE backwards INCREMENT -3 CACHE 5");
+    cluster.sql("SELECT nextval('backwards')");
+    cluster.sql(&format!("CREATE TABLESPACE elsewhere LOCATION '{space}'"));
+    cluster.sql("CREATE TABLE far TABLESPACE elsewhere AS SELECT * FROM cut");
+    cluster.sql("CREATE INDEX far_i ON far (i) TABLESPACE elsewhere");
+    cluster.sql("ALTER TABLE cut SET TABLESPACE elsewhere");
+    cluster.sql("CREATE DATABASE logged STRATEGY wal_log");
+    cluster.sql("CREATE DATABASE copied TEMPLATE logged STRATEGY file_copy");
+    cluster.sql_in("logged", "CREATE TABLE l AS SELECT i FROM generate_series(1, 3000) i");
+    cluster.sql_in("copied", "CREATE TABLE c AS SELECT i FROM generate_series(1, 3000) i");
+    cluster.sql_in("copied", "VACUUM c");
+    cluster.sql("CREATE DATABASE short STRATEGY wal_log");
+    cluster.sql_in("short", "CREATE TABLE s AS SELECT i FROM generate_series(1, 3000) i");
+    cluster.sql("DROP DATABASE short");
+    cluster.sql("ALTER DATABASE copied SET TABLESPACE elsewhere");
+    cluster.sql("CHECKPOINT");
+    cluster.sql("INSERT INTO kept SELECT i FROM generate_series(1, 10000) i; DELETE FROM kept WHERE two % 2 = 0");
 }
 
 #[test]
-fn a_fresh_cluster_is_the_same() {
-    let mut cluster = Cluster::start("fresh", &[], &[]);
-    let folder = temporary_folder("fresh-ps");
-    let service = Service::start(settings(folder.clone(), cluster.socket()));
+fn a_cluster_after_pgbench_is_the_same() {
+    let mut cluster = Cluster::start("bench", &[], &["checkpoint_timeout = 30s", "max_wal_size = 64MB"]);
+    cluster.sql("CREATE TABLE before AS SELECT i, md5(i::text) FROM generate_series(1, 5000) i");
+    let folder = Folder::new("bench-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
     service.wait_streaming();
-    cluster.sql("CREATE TABLE t (a int PRIMARY KEY, b text)");
-    cluster.sql("INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 1000) i");
+    cluster.sql("UPDATE before SET i = -i WHERE i % 7 = 0");
+    cluster.pgbench(&["-i", "-s", "1", "-q"]);
+    cluster.pgbench(&["-c", "8", "-j", "2", "-T", "4"]);
+    cluster.sql("VACUUM");
+    cluster.pgbench(&["-c", "4", "-t", "200", "-M", "prepared"]);
+    service.wait_lsn(current_lsn(&cluster));
+    let report = stop_and_verify(&mut cluster, &service);
+    assert!(report.is_identical());
+    assert_eq!(report.unsupported_blocks, 0, "only supported index kinds are in use");
+    assert!(report.blocks > 4000);
+    service.stop();
+}
+
+#[test]
+fn a_cluster_after_ddl_is_the_same() {
+    let mut cluster = Cluster::start("ddl", &["-k"], &["wal_compression = on"]);
+    let space = cluster.make_folder("space");
+    let folder = Folder::new("ddl-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    run_ddl(&cluster, &space.display().to_string());
+    service.wait_lsn(current_lsn(&cluster));
     let report = stop_and_verify(&mut cluster, &service);
     assert!(report.is_identical());
     assert_eq!(report.unsupported_blocks, 0);
-    assert!(report.blocks > 1000);
+    assert!(report.sequences_ahead >= 2, "nextval logs in advance");
+    assert!(report.unlogged_forks_skipped > 0);
     service.stop();
-    let _removed = std::fs::remove_dir_all(folder);
+}
+
+#[test]
+fn a_base_backup_of_a_busy_cluster_is_the_same() {
+    let mut cluster = Cluster::start("busy", &[], &[]);
+    cluster.pgbench(&["-i", "-s", "3", "-q"]);
+    let folder = Folder::new("busy-ps");
+    let service = std::thread::scope(|scope| {
+        scope.spawn(|| cluster.pgbench(&["-c", "6", "-T", "5"]));
+        let service = Service::start(settings(folder.path(), cluster.socket()));
+        service.wait_streaming();
+        service
+    });
+    cluster.sql("VACUUM");
+    let report = stop_and_verify(&mut cluster, &service);
+    assert!(report.is_identical());
+    assert_eq!(report.unsupported_blocks, 0);
+    service.stop();
 }
