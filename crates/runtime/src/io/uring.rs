@@ -93,8 +93,13 @@ impl Uring {
     fn cancel(&mut self, slots: &mut Slots, id: Id) {
         let slot = slots.get_mut(id);
         if !std::mem::replace(&mut slot.cancelling, true) {
+            let receives_only = slot.armed && slot.operations == 1;
             slot.operations += 1;
-            self.ring.cancel_all(id, slot.socket().as_fd());
+            if receives_only {
+                self.ring.cancel_receive(id);
+            } else {
+                self.ring.cancel_all(id, slot.socket().as_fd());
+            }
         }
     }
 
@@ -128,7 +133,8 @@ impl Uring {
             && let Some(id) = self.starved.pop_front()
         {
             available -= 1;
-            if slots.find(id).is_some() {
+            if let Some(slot) = slots.find(id) {
+                slot.starved = false;
                 self.arm(slots, id);
             }
         }
@@ -162,8 +168,13 @@ impl Uring {
                 }
                 self.ended(slots, id, more);
             }
-            Completion::Cancelled { id } => {
+            Completion::Cancelled { id, missed } => {
                 if let Some(slot) = slots.find(id) {
+                    if missed && slot.operations > 1 {
+                        // It was not the receive, or the kernel had it in hand: by descriptor it is found.
+                        self.ring.cancel_all(id, slot.socket().as_fd());
+                        return;
+                    }
                     slot.cancelling = false;
                     slot.operations -= 1;
                     self.settle(slots, id);
@@ -211,7 +222,10 @@ impl Uring {
                 slot.eof = true;
                 slot.wake_reader();
             }
-            (Err(Errno::NOBUFS), _) if !closing => self.starved.push_back(id),
+            (Err(Errno::NOBUFS), _) if !closing => {
+                slot.starved = true;
+                self.starved.push_back(id);
+            }
             (Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN | Errno::NOBUFS) | Ok(_), _) => {}
             (Err(error), _) => {
                 slot.eof = true;
@@ -402,7 +416,7 @@ impl Driver for Uring {
             );
         }
         slot.wait_to_read(cx);
-        if !slot.armed && !self.starved.contains(&id) {
+        if !slot.armed && !slot.starved {
             self.arm(slots, id);
         }
         Poll::Pending

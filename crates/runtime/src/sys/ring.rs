@@ -35,6 +35,7 @@ enum Tag {
     Accept,
     Poll,
     Cancel,
+    CancelReceive,
     Bell,
     /// With a number of `held`.
     Send,
@@ -42,8 +43,16 @@ enum Tag {
     File,
 }
 
-const TAGS: [Tag; 7] =
-    [Tag::Receive, Tag::Accept, Tag::Poll, Tag::Cancel, Tag::Bell, Tag::Send, Tag::File];
+const TAGS: [Tag; 8] = [
+    Tag::Receive,
+    Tag::Accept,
+    Tag::Poll,
+    Tag::Cancel,
+    Tag::CancelReceive,
+    Tag::Bell,
+    Tag::Send,
+    Tag::File,
+];
 const INDEX_BITS: u32 = 28;
 
 /// What the kernel has done.
@@ -65,8 +74,10 @@ pub(crate) enum Completion {
         id: Id,
         more: bool,
     },
+    /// `missed`: the one request asked for was not found.
     Cancelled {
         id: Id,
+        missed: bool,
     },
     Rung {
         more: bool,
@@ -201,6 +212,13 @@ impl Ring {
         self.push(entry.user_data(user_data(Tag::Bell, 0)));
     }
 
+    /// Cancels the receive of an entry. The kernel looks it up by its number, where for
+    /// [`cancel_all`](Self::cancel_all) it walks every request of the ring.
+    pub(crate) fn cancel_receive(&mut self, id: Id) {
+        let entry = opcode::AsyncCancel::new(for_slot(Tag::Receive, id)).build();
+        self.push(entry.user_data(for_slot(Tag::CancelReceive, id)));
+    }
+
     /// Cancels every request on the descriptor, which must stay open until this is reported.
     pub(crate) fn cancel_all(&mut self, id: Id, descriptor: BorrowedFd<'_>) {
         let entry = opcode::AsyncCancel2::new(CancelBuilder::fd(fd(descriptor)).all()).build();
@@ -315,7 +333,8 @@ impl Ring {
                 more,
             },
             Tag::Poll => Completion::Polled { id, more },
-            Tag::Cancel => Completion::Cancelled { id },
+            Tag::Cancel => Completion::Cancelled { id, missed: false },
+            Tag::CancelReceive => Completion::Cancelled { id, missed: result.is_err() },
             Tag::Bell => Completion::Rung { more },
             Tag::Send | Tag::File => match self.release(data)? {
                 Held::Send { id, bytes, sent } => Completion::Sent { id, result, bytes, sent },
@@ -378,16 +397,21 @@ impl Ring {
     fn quiesce(&mut self) -> bool {
         let cancel = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
         let mut completions = Vec::new();
-        for _ in 0..QUIESCE_ROUNDS {
-            if self.outstanding == 0 {
-                return true;
+        let mut rounds_without_progress = 0;
+        while self.outstanding > 0 && rounds_without_progress < QUIESCE_ROUNDS {
+            // Owners have cancelled what was theirs. Cancelling "any" walks all requests for each one it
+            // finds, so it is for the few that are left.
+            if rounds_without_progress > 0 {
+                self.push(cancel.clone().user_data(user_data(Tag::Cancel, 0)));
             }
-            self.push(cancel.clone().user_data(user_data(Tag::Cancel, 0)));
+            let before = self.outstanding;
             if self.enter(Wait::AtMost(Duration::from_millis(20))).is_err() {
                 return false;
             }
             self.completions(&mut completions);
             completions.clear();
+            let progress = self.outstanding < before;
+            rounds_without_progress = if progress { 0 } else { rounds_without_progress + 1 };
         }
         self.outstanding == 0
     }
