@@ -1,1 +1,15 @@
 //! Command line, configuration, API and the wiring of pooler, page server and the supervised Postgres.
+//!
+//! In reading order: `cli` is what can be asked for; `up` and `node` are what runs; `postgres` supervises the
+//! server; `api` answers over HTTP; `config` is `howdah.toml`.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod error;
+mod limits;
+pub mod node;
+pub mod output;
+pub mod pooling;
+pub mod postgres;
+pub mod up;

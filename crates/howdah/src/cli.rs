@@ -1,0 +1,246 @@
+//! The command line: what it accepts, and which function does it.
+
+mod check;
+mod page;
+mod pooler;
+mod status;
+mod verify;
+mod wal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use pg::datadir::relation::{Fork, RelNode};
+use pg::lsn::Lsn;
+use runtime::io::BackendChoice;
+use runtime::nodepool::Cores;
+
+use crate::config::environment::Environment;
+use crate::error::Result;
+use crate::{node, output, up};
+
+/// Howdah: a stock PostgreSQL with a pooler in front and a page server behind it.
+#[derive(Debug, Parser)]
+#[command(name = "howdah", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// Address of a running Howdah's API, for the commands that talk to one [default: HOWDAH_API, else 127.0.0.1:6480]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub api: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything on one machine: PostgreSQL, pooler, page server and API
+    #[command(after_help = UP_EXAMPLE)]
+    Up(UpOptions),
+    /// Run one nodepool with the applets that a configuration file names
+    #[command(after_help = "Example:\n  howdah node --config /etc/howdah.toml")]
+    Node {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        config: PathBuf,
+        #[command(flatten)]
+        cores: CoreOptions,
+    },
+    /// Run the pooler alone
+    #[command(after_help = POOLER_EXAMPLE)]
+    Pooler {
+        /// howdah.toml, or a pgbouncer.ini with the files it names
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        config: PathBuf,
+        #[command(flatten)]
+        cores: CoreOptions,
+    },
+    /// Validate a configuration file; errors name line and key
+    #[command(after_help = "Example:\n  howdah check howdah.toml")]
+    Check {
+        /// howdah.toml or pgbouncer.ini
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Print a block of a relation as of any LSN seen so far
+    #[command(after_help = PAGE_EXAMPLE)]
+    Page(PageOptions),
+    /// Compare a stopped cluster's files with the page versions, block by block
+    #[command(after_help = "Example:\n  howdah verify --data-dir /var/lib/howdah/postgres")]
+    Verify(VerifyOptions),
+    /// Read WAL files
+    #[command(subcommand)]
+    Wal(WalCommand),
+    /// Timelines of the page server
+    #[command(subcommand)]
+    Timeline(TimelineCommand),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  howdah completions bash > /etc/bash_completion.d/howdah")]
+    Completions { shell: Shell },
+}
+
+const UP_EXAMPLE: &str = "Example:
+  howdah up
+  howdah up --dir /srv/howdah --config howdah.toml --cores 0,1
+
+The folder is made if it is not there; started as root, everything in it belongs to user postgres,
+and the program becomes that user.";
+
+const POOLER_EXAMPLE: &str = "Example:
+  howdah pooler --config howdah.toml
+  howdah pooler --config /etc/pgbouncer/pgbouncer.ini";
+
+const PAGE_EXAMPLE: &str = "Example:
+  howdah page --rel 1663/5/16385 --block 0
+  howdah page --rel 1663/5/16385 --fork vm --block 0 --lsn 0/16B3748 --out page.bin
+
+SPC/DB/REL are the oids of tablespace and database and the relfilenode; in psql:
+  SELECT coalesce(nullif(reltablespace, 0), dattablespace) || '/' || d.oid || '/' || pg_relation_filenode(c.oid)
+    FROM pg_class c, pg_database d WHERE relname = 'mytable' AND datname = current_database()";
+
+#[derive(Debug, clap::Args)]
+pub struct UpOptions {
+    /// Folder of all data [default: /var/lib/howdah for root, else ~/.local/share/howdah]
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+    /// Configuration file [default: howdah.toml in the folder, if it is there]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub cores: CoreOptions,
+    /// Print the addresses as one line of JSON once everything runs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What may be said about cores on the command line; it wins over the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct CoreOptions {
+    /// How to do I/O: auto, io_uring, epoll or kqueue
+    #[arg(long, value_name = "NAME")]
+    pub ev_backend: Option<BackendChoice>,
+    /// Cores to run on: "auto", a count ("2") or a list ("0,2-3")
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<Cores>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PageOptions {
+    /// Branch to read
+    #[arg(long, default_value = "main")]
+    pub branch: String,
+    /// Tablespace, database and relation: oid/oid/relfilenode
+    #[arg(long, value_name = "SPC/DB/REL", value_parser = page::relation)]
+    pub rel: RelNode,
+    /// main, fsm, vm or init
+    #[arg(long, default_value = "main", value_parser = page::fork)]
+    pub fork: Fork,
+    /// Number of the block, from 0
+    #[arg(long)]
+    pub block: u32,
+    /// As of this LSN [default: the newest]
+    #[arg(long)]
+    pub lsn: Option<Lsn>,
+    /// Write the 8192 bytes into a file instead
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct VerifyOptions {
+    /// Branch to compare
+    #[arg(long, default_value = "main")]
+    pub branch: String,
+    /// Data directory of the stopped cluster
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub data_dir: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Print the records of WAL segments, one a line
+    #[command(after_help = "Example:\n  howdah wal dump pg_wal/000000010000000000000001")]
+    Dump {
+        /// Segment files, in order
+        #[arg(required = true, value_hint = ValueHint::FilePath)]
+        segments: Vec<PathBuf>,
+        /// Print as JSON, one record a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TimelineCommand {
+    /// Show what the page server has and how far it is behind
+    #[command(after_help = "Example:\n  howdah timeline status --json")]
+    Status {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command of the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let environment = Environment::read();
+    let api = environment.api_address(cli.api.as_deref());
+    match cli.command {
+        Command::Up(options) => up::run(options, &environment),
+        Command::Node { config, cores } => node::run(&config, &cores, &environment),
+        Command::Pooler { config, cores } => pooler::run(&config, &cores),
+        Command::Check { file } => check::run(&file),
+        Command::Page(options) => page::run(&options, &api),
+        Command::Verify(options) => verify::run(&options, &api),
+        Command::Wal(WalCommand::Dump { segments, json }) => wal::dump(&segments, json),
+        Command::Timeline(TimelineCommand::Status { json }) => status::run(&api, json),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "howdah", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &mut clap::Command, path: &str) {
+            let names: Vec<String> =
+                command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+            if names.is_empty() {
+                assert!(command.render_long_help().to_string().contains("Example"), "{path}");
+            }
+            for name in names.iter().filter(|name| *name != "help") {
+                let sub = command.find_subcommand_mut(name).expect("it was listed");
+                check(sub, &format!("{path} {name}"));
+            }
+        }
+        check(&mut Cli::command(), "howdah");
+    }
+}

@@ -1,0 +1,62 @@
+//! `howdah timeline status`: what the page server has, and how far it is behind.
+
+use pageserver::api::Status;
+
+use crate::error::{Error, Result, While};
+use crate::{api, output};
+
+pub(super) fn run(api: &str, json: bool) -> Result<()> {
+    let value = api::client::get(api, "/v1/timelines")?;
+    if json {
+        output::json(&value);
+        return Ok(());
+    }
+    let first = value.get("timelines").and_then(|list| list.get(0)).cloned();
+    let value = first.ok_or_else(|| Error::new("there is no page server here"))?;
+    let status: Status = serde_json::from_value(value).or_fail("unexpected answer of the API")?;
+    for (name, value) in rows(&status) {
+        output::line(format!("{name:<18} {value}"));
+    }
+    Ok(())
+}
+
+fn rows(status: &Status) -> Vec<(&'static str, String)> {
+    let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".to_owned());
+    let mut rows = vec![
+        ("branch", "main".to_owned()),
+        ("phase", format!("{:?}", status.phase).to_lowercase()),
+        ("page service", status.listen.clone()),
+        ("cluster", known(&status.system_identifier)),
+        (
+            "timeline",
+            status.timeline.map_or_else(|| "unknown".to_owned(), |number| number.to_string()),
+        ),
+        ("oldest LSN", known(&status.oldest_lsn)),
+        ("newest LSN", known(&status.ingested_lsn)),
+        ("durable LSN", known(&status.flushed_lsn)),
+        ("server's LSN", known(&status.server_lsn)),
+        ("behind", format!("{} bytes", status.lag_bytes)),
+        ("WAL kept", format!("{} bytes", status.wal_bytes)),
+        ("index", format!("{} bytes, {} relation forks", status.index_memory_bytes, status.forks)),
+        ("records", format!("{} ({} bytes)", status.records, status.record_bytes)),
+    ];
+    if let Some(backup) = status.backup {
+        rows.push((
+            "base backup",
+            format!("{} of {} bytes", backup.bytes_done, backup.bytes_total),
+        ));
+    }
+    if !status.unsupported_records.is_empty() {
+        let kinds: Vec<String> = status
+            .unsupported_records
+            .iter()
+            .map(|(kind, count)| format!("{kind} ({count})"))
+            .collect();
+        rows.push(("not supported", kinds.join(", ")));
+    }
+    if let Some(problem) = &status.error {
+        rows.push(("error", problem.message.clone()));
+        rows.extend(problem.hint.clone().map(|hint| ("hint", hint)));
+    }
+    rows
+}

@@ -1,0 +1,36 @@
+//! Every bound of the program, with its name and its reason.
+
+use std::time::Duration;
+
+/// A server that replays a crash may take long to be ready; beyond this somebody should look.
+pub const POSTGRES_READY_WAIT: Duration = Duration::from_secs(300);
+/// How often to look whether it is ready. `pg_ctl` looks every 100 ms.
+pub const POSTGRES_READY_POLL: Duration = Duration::from_millis(20);
+/// A server of an earlier run that is still going down gets this long before we give up.
+pub const POSTGRES_OLD_WAIT: Duration = Duration::from_secs(30);
+/// Fast shutdown writes all dirty buffers; after this long we insist (immediate shutdown, recovery at the next start).
+pub const POSTGRES_FAST_WAIT: Duration = Duration::from_secs(60);
+/// Immediate shutdown is a signal to every backend; after this long the server is killed.
+pub const POSTGRES_IMMEDIATE_WAIT: Duration = Duration::from_secs(5);
+/// What stopping one App may take in all: the two waits above and something to spare.
+pub const STOP_WAIT: Duration = Duration::from_secs(70);
+/// First pause before a server that died is started again; it doubles up to the maximum.
+pub const POSTGRES_RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Longest such pause: an operator who has repaired something should not wait long.
+pub const POSTGRES_RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A server that ran this long has not died of its start: the pause begins anew.
+pub const POSTGRES_STEADY: Duration = Duration::from_secs(60);
+/// Lines of the server's log kept for the error of a failed start.
+pub const POSTGRES_LOG_LINES: usize = 10;
+/// Questions and orders to the supervisor that may wait at once.
+pub const SUPERVISOR_QUEUE_MAX: usize = 16;
+/// Length of a unix socket's path, with its end (`sun_path`, unix(7); 104 on BSD).
+pub const SOCKET_PATH_BYTES_MAX: usize = 103;
+/// Open descriptors wanted: 10,000 clients, their servers, and files.
+pub const OPEN_FILES: u64 = 65_536;
+/// The first base backup of a large cluster takes long; `up` reports its progress and waits this long at most
+/// before it says that everything runs.
+pub const FIRST_BACKUP_WAIT: Duration = Duration::from_secs(3600);
+
+const _: () =
+    assert!(STOP_WAIT.as_secs() > POSTGRES_FAST_WAIT.as_secs() + POSTGRES_IMMEDIATE_WAIT.as_secs());

@@ -1,0 +1,133 @@
+//! A nodepool of this process: which applets run in it, and its life from the log to the last stop.
+
+use std::path::Path;
+
+use pageserver::applet::Pageserver;
+use pooler::settings::Settings;
+use runtime::app::App;
+use runtime::log;
+use runtime::nodepool::{Control, Nodepool, NodepoolOptions};
+
+use crate::cli::CoreOptions;
+use crate::config::environment::Environment;
+use crate::config::{AppletName, Config, Log, Node};
+use crate::error::{Error, Result, While};
+use crate::limits::{OPEN_FILES, STOP_WAIT};
+use crate::pooling::{self, Addresses, Reread};
+use crate::postgres::binaries::Binaries;
+use crate::postgres::cluster::Cluster;
+use crate::postgres::{self, Postgres};
+
+/// Handles to what runs here; `None` for what does not.
+#[derive(Clone, Default)]
+pub struct Parts {
+    pub pages: Option<pageserver::api::Handle>,
+    pub postgres: Option<postgres::Handle>,
+    pub pooler: Option<Addresses>,
+    pub api: Option<String>,
+}
+
+impl Parts {
+    /// Where clients connect.
+    #[must_use]
+    pub fn pooler_address(&self) -> String {
+        self.pooler.as_ref().and_then(Addresses::first).unwrap_or_else(|| "off".to_owned())
+    }
+
+    /// Where the API is; `None` if it is off.
+    #[must_use]
+    pub fn api_address(&self) -> Option<String> {
+        self.api.clone()
+    }
+}
+
+/// `howdah node`: the applets that the file names.
+pub fn run(path: &Path, cores: &CoreOptions, environment: &Environment) -> Result<()> {
+    let mut config = Config::read(path)?;
+    cores.apply(&mut config.node);
+    runtime::net::raise_fd_limit(OPEN_FILES);
+    start_log(&config.log)?;
+    let runs = |name: AppletName| config.node.applets.contains(&name);
+    let mut parts = Parts::default();
+    let mut apps = Vec::new();
+    if runs(AppletName::PageServer) {
+        if config.pageserver.directory.as_os_str().is_empty() {
+            return Err(Error::new("pageserver.directory is not set")
+                .hint("a node has no folder of its own"));
+        }
+        let (app, handle) = Pageserver::app(config.pageserver.clone());
+        apps.push(app);
+        parts.pages = Some(handle);
+    }
+    if runs(AppletName::Postgres) {
+        let (app, handle) = Postgres::app(cluster(&config, environment)?);
+        apps.push(app);
+        parts.postgres = Some(handle);
+    }
+    if runs(AppletName::Pooler) {
+        let reread = pooling::from_toml(path.to_owned(), |_settings| {});
+        add_pooler(&mut apps, &mut parts, config.pooler.clone(), reread)?;
+    }
+    run_pool(&config.node, apps)
+}
+
+/// A node supervises a cluster that is there; it makes none.
+fn cluster(config: &Config, environment: &Environment) -> Result<Cluster> {
+    let data = config.postgres.data_dir.clone();
+    if data.as_os_str().is_empty() {
+        return Err(
+            Error::new("postgres.data_dir is not set").hint("a node has no folder of its own")
+        );
+    }
+    let binaries = Binaries::find(&config.postgres.bin_dir, environment)?;
+    let run = data.clone();
+    let (port, settings) = (config.postgres.port, config.postgres.settings.clone());
+    let cluster = Cluster { binaries, data, run, port, settings };
+    if !cluster.exists()? {
+        return Err(Error::new(format!("there is no cluster in \"{}\"", cluster.data.display())));
+    }
+    cluster.configure()?;
+    Ok(cluster)
+}
+
+/// The parts that face clients come last, so that they stop first.
+pub fn add_pooler(
+    apps: &mut Vec<App>,
+    parts: &mut Parts,
+    settings: Settings,
+    reread: Reread,
+) -> Result<()> {
+    let (app, addresses) = pooling::app(settings, reread)?;
+    apps.push(app);
+    parts.pooler = Some(addresses);
+    Ok(())
+}
+
+/// Sets up the log of the process.
+pub fn start_log(settings: &Log) -> Result<()> {
+    log::init(settings.format, &settings.level).or_fail("could not set up the log")
+}
+
+/// Runs the apps until somebody asks to stop.
+pub fn run_pool(node: &Node, apps: Vec<App>) -> Result<()> {
+    let options = NodepoolOptions {
+        cores: node.cores.clone(),
+        pin: node.pin,
+        io: runtime::io::Options { backend: node.ev_backend, ..runtime::io::Options::default() },
+        stop_now: STOP_WAIT,
+        ..NodepoolOptions::default()
+    };
+    Nodepool::run(options, apps, Control::new()).map_err(|error| Error::new(error.to_string()))
+}
+
+impl CoreOptions {
+    /// What the command line says wins.
+    pub fn apply(&self, node: &mut Node) {
+        if let Some(cores) = &self.cores {
+            node.cores = cores.clone();
+        }
+        if let Some(backend) = self.ev_backend {
+            node.ev_backend = backend;
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The only place that prints: results to standard output, everything else to standard error.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program prints")]
+
+use std::io::{IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+use crate::error::Error;
+
+/// One line of a result.
+pub fn line(text: impl AsRef<str>) {
+    println!("{}", text.as_ref());
+}
+
+/// A result as JSON: one line if nobody watches, laid out on a terminal.
+pub fn json(value: &Value) {
+    if std::io::stdout().is_terminal() {
+        println!("{value:#}");
+    } else {
+        println!("{value}");
+    }
+    flush();
+}
+
+/// Makes what was printed visible to a program that reads it line by line.
+pub fn flush() {
+    // A reader that has gone away is not an error of ours.
+    let _reader_gone = std::io::stdout().flush();
+}
+
+/// An error as PostgreSQL's programs print them.
+pub fn error(error: &Error) {
+    eprintln!("howdah: error: {error}");
+}
+
+/// A remark for a person.
+pub fn note(text: impl AsRef<str>) {
+    eprintln!("{}", text.as_ref());
+}
+
+/// A bar for long work, on a terminal only. `unit` is a plural: "blocks".
+#[must_use]
+pub fn progress(total: u64, what: &str, unit: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total);
+    let template = format!("{what} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style);
+    }
+    bar
+}

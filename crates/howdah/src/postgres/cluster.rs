@@ -1,0 +1,121 @@
+//! The cluster on disk: made by initdb if it is not there, with Howdah's settings written anew at every start.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use runtime::fs::blocking as fs;
+use runtime::process::Command;
+
+use super::binaries::{Binaries, MAJOR};
+use super::files;
+use crate::error::{Error, Result, While};
+use crate::limits::SOCKET_PATH_BYTES_MAX;
+
+/// A data directory, and how its server is to run.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub binaries: Binaries,
+    pub data: PathBuf,
+    /// Folder of the unix socket.
+    pub run: PathBuf,
+    /// TCP port; 0 for none.
+    pub port: u16,
+    pub settings: BTreeMap<String, toml::Value>,
+}
+
+impl Cluster {
+    /// Where the server's unix socket is.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run.join(format!(".s.PGSQL.{}", files::server_port(self.port)))
+    }
+
+    /// Whether there is a cluster already; an error if it is one that we cannot run.
+    pub fn exists(&self) -> Result<bool> {
+        let shown = self.data.display();
+        let version = self.data.join("PG_VERSION");
+        if !fs::exists(&version) {
+            let empty = !fs::exists(&self.data)
+                || fs::read_dir(&self.data)
+                    .or_fail(format_args!("could not read \"{shown}\""))?
+                    .is_empty();
+            let error = Error::new(format!("\"{shown}\" is not empty and holds no cluster"));
+            return if empty {
+                Ok(false)
+            } else {
+                Err(error.hint("choose another folder by --dir or postgres.data_dir"))
+            };
+        }
+        let found = fs::read_to_string(&version)
+            .or_fail(format_args!("could not read \"{}\"", version.display()))?;
+        if found.trim() == MAJOR.to_string() {
+            return Ok(true);
+        }
+        Err(Error::new(format!("the cluster in \"{shown}\" is of PostgreSQL {}", found.trim()))
+            .hint(format!("Howdah runs PostgreSQL {MAJOR}; choose another folder, or upgrade the cluster with pg_upgrade")))
+    }
+
+    /// Asks the programs for their version, and refuses one that we do not know.
+    pub async fn version(&self) -> Result<String> {
+        let program = self.binaries.program("postgres");
+        let doing = format!("could not run \"{}\"", program.display());
+        let finished = Command::new(&program).arg("-V").run().await.or_fail(doing)?;
+        self.binaries.check_version(&finished.stdout)
+    }
+
+    /// Makes the cluster. It appears under its name only when it is complete.
+    pub async fn create(&self) -> Result<()> {
+        let unfinished = self.data.with_extension("new");
+        let shown = unfinished.display().to_string();
+        if fs::exists(&unfinished) {
+            fs::remove_dir_all(&unfinished)
+                .or_fail(format_args!("could not remove \"{shown}\""))?;
+        }
+        let finished = Command::new(self.binaries.program("initdb"))
+            .args(["--username=postgres", "--auth=trust", "--data-checksums", "--encoding=UTF8"])
+            .args(["--locale=C.UTF-8", "--no-instructions", "-D", &shown])
+            .run()
+            .await
+            .or_fail("could not run initdb")?;
+        if !finished.status.success() {
+            let said = last_lines(&finished.stderr);
+            return Err(Error::new(format!("initdb failed: {}", finished.status)).detail(said));
+        }
+        let conf = unfinished.join("postgresql.conf");
+        let doing = || format!("could not write into \"{shown}\"");
+        let text = fs::read_to_string(&conf).or_fail(doing())?;
+        fs::write_atomic(&conf, format!("{text}{}", files::INCLUDE).as_bytes()).or_fail(doing())?;
+        fs::write_atomic(unfinished.join("pg_hba.conf"), files::HBA.as_bytes()).or_fail(doing())?;
+        if fs::exists(&self.data) {
+            // It is empty, or `exists` would have refused.
+            fs::remove_dir_all(&self.data).or_fail(doing())?;
+        }
+        fs::rename(&unfinished, &self.data).or_fail(doing())?;
+        fs::sync_dir(self.data.parent().unwrap_or(Path::new("/"))).or_fail(doing())
+    }
+
+    /// Writes Howdah's settings, so that a changed configuration takes effect with this start.
+    pub fn configure(&self) -> Result<()> {
+        let socket = self.socket();
+        if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return Err(Error::new(format!(
+                "the unix socket's path \"{}\" is too long",
+                socket.display()
+            ))
+            .detail(format!(
+                "it has {} bytes, the system allows {SOCKET_PATH_BYTES_MAX}",
+                socket.as_os_str().len()
+            ))
+            .hint("choose a folder with a shorter path by --dir"));
+        }
+        let text = files::conf(self.port, &self.run, &self.settings)?;
+        let path = self.data.join(files::CONF_NAME);
+        fs::write_atomic(&path, text.as_bytes())
+            .or_fail(format_args!("could not write \"{}\"", path.display()))
+    }
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.trim().lines().collect();
+    lines[lines.len().saturating_sub(5)..].join("; ")
+}

@@ -1,0 +1,207 @@
+//! One `howdah up`: a folder and ports of its own, started, used through psql and pgbench, stopped by signals.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub(crate) const HOWDAH: &str = env!("CARGO_BIN_EXE_howdah");
+
+/// Against hangs only: nothing here takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A program of PostgreSQL.
+pub(crate) fn program(name: &str) -> String {
+    let folder = std::env::var("HOWDAH_PG_BIN")
+        .unwrap_or_else(|_unset| "/usr/lib/postgresql/15/bin".to_owned());
+    format!("{folder}/{name}")
+}
+
+/// A folder that vanishes.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Short: a unix socket's path must fit into 103 bytes.
+        let path = std::env::temp_dir().join(format!("howdah-it-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).expect("there is room for temporary files");
+        // Whoever runs the server must be able to enter.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _gone = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running `howdah up`.
+pub(crate) struct Instance {
+    child: Child,
+    /// What it said when everything ran.
+    pub(crate) facts: Value,
+    log: PathBuf,
+}
+
+impl Instance {
+    /// Starts one in `folder`, on ports of the system's choice, with these additions to the configuration.
+    pub(crate) fn start(folder: &Folder, more: &str) -> Self {
+        let config = folder.path().join("test.toml");
+        let text = format!(
+            "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
+             [postgres]\nport = 0\nsettings.shared_buffers = \"16MB\"\nsettings.fsync = false\n\
+             [pooler]\nlisten_port = 0\n{more}"
+        );
+        fs::write(&config, text).expect("the folder is ours");
+        Self::start_with(folder, &config)
+    }
+
+    fn start_with(folder: &Folder, config: &Path) -> Self {
+        let log = folder.path().join("log");
+        let errors = File::create(&log).expect("the folder is ours");
+        let mut child = Command::new(HOWDAH)
+            .args(["up", "--json", "--cores", "2", "--dir"])
+            .arg(folder.path().join("data"))
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .expect("howdah starts");
+        let stdout = child.stdout.take().expect("it is a pipe");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _nobody_reads = sender.send(line);
+            }
+        });
+        let line = lines.recv_timeout(PATIENCE);
+        let mut instance = Self { child, facts: Value::Null, log };
+        let line = line
+            .unwrap_or_else(|error| instance.fail(&format!("nothing on standard output: {error}")));
+        instance.facts =
+            serde_json::from_str(&line).unwrap_or_else(|error| instance.fail(&error.to_string()));
+        instance
+    }
+
+    /// What it logged, and the end of the test.
+    pub(crate) fn fail(&mut self, what: &str) -> ! {
+        let _killed = self.child.kill();
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
+        panic!("{what}\n{said}");
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn address(&self, name: &str) -> (String, String) {
+        let text =
+            self.facts[name].as_str().unwrap_or_else(|| panic!("no {name} in {}", self.facts));
+        let (host, port) = text.rsplit_once(':').expect("an address has a port");
+        (host.to_owned(), port.to_owned())
+    }
+
+    pub(crate) fn api(&self) -> String {
+        self.facts["api"].as_str().expect("the API runs").to_owned()
+    }
+
+    /// A program of PostgreSQL, through the pooler.
+    pub(crate) fn client(&self, name: &str, arguments: &[&str]) -> Result<String, String> {
+        let (host, port) = self.address("pooler");
+        let output = Command::new(program(name))
+            .args(["-h", &host, "-p", &port, "-U", "postgres"])
+            .args(arguments)
+            .env("PGCONNECT_TIMEOUT", "60")
+            .env_remove("PGPASSWORD")
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program of PostgreSQL runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let failed = !output.status.success() || said.contains("ERROR") || said.contains("aborted");
+        if failed {
+            Err(said)
+        } else {
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        }
+    }
+
+    /// The result of a statement, as psql prints it without decoration.
+    pub(crate) fn sql(&self, statement: &str) -> String {
+        let arguments =
+            ["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", statement];
+        self.client("psql", &arguments)
+            .unwrap_or_else(|error| panic!("{statement}: {error}\n{}", self.log()))
+    }
+
+    pub(crate) fn pgbench(&self, arguments: &[&str]) {
+        if let Err(error) = self.client("pgbench", &[arguments, &["postgres"]].concat()) {
+            panic!("pgbench {arguments:?}: {error}\n{}", self.log());
+        }
+    }
+
+    /// A command of ours that asks this instance.
+    pub(crate) fn howdah(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(HOWDAH)
+            .args(["--api", &self.api()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("howdah runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stdout) + &text(&output.stderr))
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Stops it by a signal, and returns how it ended and what it logged.
+    pub(crate) fn stop(mut self, signal: &str) -> (ExitStatus, String) {
+        self.signal(signal);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return (status, self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.fail("it does not stop")
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.signal("-INT");
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while Instant::now() < deadline
+                && self.child.try_wait().is_ok_and(|ended| ended.is_none())
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _killed = self.child.kill();
+            let _reaped = self.child.wait();
+        }
+    }
+}

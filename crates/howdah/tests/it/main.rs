@@ -1,0 +1,13 @@
+//! The program as its users see it: command line, files, signals, and a real PostgreSQL behind it.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "these tests are another process: they start programs, open sockets and wait by themselves"
+)]
+
+// What needs no server.
+mod cli;
+// One `howdah up` in a folder of its own, and the programs to use it with.
+mod instance;
+// What needs a server: nextest runs modules of this name two at a time.
+mod postgres;

@@ -1,0 +1,4 @@
+//! `howdah up` with a real server.
+
+mod life;
+mod pages;

@@ -1,0 +1,92 @@
+//! Coming up, serving, dying, stopping, coming up again.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::instance::{Folder, HOWDAH, Instance};
+
+#[test]
+fn pgbench_runs_in_every_protocol_and_a_second_up_finds_the_data() {
+    let folder = Folder::new();
+    let first = Instance::start(&folder, "");
+    first.pgbench(&["-i", "-q", "-s", "1"]);
+    for protocol in ["simple", "extended", "prepared"] {
+        first.pgbench(&["-n", "-M", protocol, "-c", "8", "-j", "2", "-t", "50"]);
+    }
+    assert_eq!(first.sql("SELECT count(*) FROM pgbench_history"), "1200");
+    let (status, log) = first.stop("-INT");
+    assert!(status.success(), "{log}");
+    assert!(log.contains("database system is shut down"), "a fast shutdown: {log}");
+    let second = Instance::start(&folder, "");
+    assert_eq!(second.sql("SELECT count(*) FROM pgbench_history"), "1200");
+    let (status, log) = second.stop("-TERM");
+    assert!(status.success(), "{log}");
+    assert!(!log.contains("not properly shut down"), "no recovery was needed: {log}");
+}
+
+#[test]
+fn a_second_howdah_on_the_folder_is_refused() {
+    let folder = Folder::new();
+    let first = Instance::start(&folder, "");
+    let second = Command::new(HOWDAH)
+        .args(["up", "--dir"])
+        .arg(folder.path().join("data"))
+        .output()
+        .expect("howdah runs");
+    let stderr = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success());
+    assert!(stderr.contains("another howdah runs") && stderr.contains("hint:"), "{stderr}");
+    assert_eq!(first.sql("SELECT 1"), "1");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_its_key() {
+    let folder = Folder::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound");
+    let config = folder.path().join("taken.toml");
+    let text = format!(
+        "[api]\nlisten = \"{address}\"\n[postgres]\nport = 0\n[pooler]\nlisten_port = 0\n[pageserver]\nlisten = \"127.0.0.1:0\"\n"
+    );
+    std::fs::write(&config, text).expect("the folder is ours");
+    let output = Command::new(HOWDAH)
+        .args(["up", "--dir"])
+        .arg(folder.path().join("data"))
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .expect("howdah runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(stderr.contains(&address.to_string()) && stderr.contains("api.listen"), "{stderr}");
+}
+
+#[test]
+fn a_server_that_dies_is_started_again() {
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, "");
+    instance.sql("CREATE TABLE survivor AS SELECT 1 AS one");
+    let pid = std::fs::read_to_string(folder.path().join("data/postgres/postmaster.pid"))
+        .expect("it runs");
+    let pid = pid.lines().next().expect("the first line is the pid").to_owned();
+    let killed = Command::new("kill").args(["-KILL", &pid]).status().expect("kill runs");
+    assert!(killed.success());
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let query = ["-X", "-A", "-t", "-d", "postgres", "-c", "SELECT one FROM survivor"];
+    while instance.client("psql", &query) != Ok("1".to_owned()) {
+        assert!(Instant::now() < deadline, "{}", instance.log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(instance.log().contains("it will be started again"));
+}
+
+#[test]
+fn the_api_tells_what_runs() {
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, "");
+    let status = instance.howdah(&["timeline", "status", "--json"]).expect("the page server runs");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!(status["timelines"][0]["phase"], "streaming", "{status}");
+    let text = instance.howdah(&["timeline", "status"]).expect("the page server runs");
+    assert!(text.contains("newest LSN"), "{text}");
+}
