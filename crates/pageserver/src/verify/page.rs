@@ -5,7 +5,6 @@ use pg::page::diff::diff;
 use pg::page::header::{HEADER_BYTES, lsn};
 use pg::page::mask::{MaskOptions, PageKind, mask};
 
-use crate::limits::PAGE_BYTES;
 use crate::page_cache::Page;
 
 /// Values that `nextval` logs in advance (`SEQ_LOG_VALS`), besides those of the cache.
@@ -105,6 +104,7 @@ fn is_ahead(theirs: &Page, ours: &Page) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::PAGE_BYTES;
     use pg::datadir::relation::RelNode;
 
     const TAG: RelTag = RelNode::new(1663, 5, 16384).fork(Fork::Main);

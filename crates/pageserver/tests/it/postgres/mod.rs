@@ -1,6 +1,7 @@
 //! Tests with a server.
 
 mod following;
+mod past;
 
 use pageserver::client::Client;
 use pageserver::verify::{Report, verify};
@@ -22,6 +23,11 @@ fn stop_and_verify(cluster: &mut Cluster, service: &Service) -> Report {
     report
 }
 
+/// The end of the last record written so far, flushed or not.
 fn current_lsn(cluster: &Cluster) -> Lsn {
-    cluster.sql("SELECT pg_current_wal_lsn()").parse().expect("Postgres tells an LSN")
+    let text = cluster.sql("SELECT pg_current_wal_insert_lsn()");
+    let next: Lsn = text.parse().expect("Postgres tells an LSN");
+    // Where the next record begins is behind a page's header, where the last one ended before it.
+    let in_page = next.0 % 8192;
+    if in_page <= 40 { Lsn(next.0 - in_page) } else { next }
 }

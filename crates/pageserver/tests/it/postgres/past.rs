@@ -1,0 +1,170 @@
+//! Pages as of LSNs gone by, against what Postgres itself had then.
+
+use std::cell::Cell;
+
+use pageserver::client::ClientError;
+use pg::datadir::relation::{Fork, RelNode, RelTag};
+use pg::lsn::Lsn;
+use pg::page::mask::{MaskOptions, PageKind, compare};
+use pg::sqlstate::SqlState;
+
+use crate::cluster::{Cluster, Folder};
+use crate::postgres::current_lsn;
+use crate::service::{Service, settings};
+
+/// A page as Postgres had it in its buffers when its WAL ended at `lsn`.
+struct Captured {
+    tag: RelTag,
+    block: u32,
+    lsn: Lsn,
+    page: Vec<u8>,
+}
+
+/// Captures every block of a relation's fork; nothing else may write to it meanwhile.
+fn capture(cluster: &Cluster, relation: &str, fork: Fork) -> Vec<Captured> {
+    let tag = tag_of(cluster, relation).with_fork(fork);
+    let lsn = current_lsn(cluster);
+    let sql = format!(
+        "SELECT encode(get_raw_page('{relation}', '{fork}', b::int), 'hex') \
+         FROM generate_series(0, pg_relation_size('{relation}', '{fork}') / 8192 - 1) b"
+    );
+    let pages = cluster.sql(&sql);
+    (0..)
+        .zip(pages.lines())
+        .map(|(block, hex)| Captured { tag, block, lsn, page: bytes_of(hex) })
+        .collect()
+}
+
+fn tag_of(cluster: &Cluster, relation: &str) -> RelTag {
+    let sql = format!(
+        "SELECT d.oid || ' ' || pg_relation_filenode('{relation}') FROM pg_database d \
+         WHERE datname = current_database()"
+    );
+    let text = cluster.sql(&sql);
+    let numbers: Vec<u32> = text.split(' ').map(|n| n.parse().expect("a number")).collect();
+    RelNode::new(1663, numbers[0], numbers[1]).fork(Fork::Main)
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    hex.as_bytes()
+        .chunks(2)
+        .map(|pair| {
+            let pair = std::str::from_utf8(pair).expect("hexadecimal digits");
+            u8::from_str_radix(pair, 16).expect("hexadecimal digits")
+        })
+        .collect()
+}
+
+fn check(service: &Service, captured: &Captured) {
+    let Captured { tag, block, lsn, page } = captured;
+    let ours = service.page(*tag, *block, *lsn).expect("the page can be rebuilt");
+    let ours = ours.as_slice().try_into().expect("one page");
+    let theirs = page.as_slice().try_into().expect("one page");
+    let kind = PageKind::of_page(theirs, tag.fork);
+    let options = MaskOptions { lsn: false, ..MaskOptions::POSTGRES };
+    let difference = compare(Some(ours), theirs, kind, *block, options);
+    assert_eq!(difference, None, "relation {tag} block {block} as of {lsn}");
+}
+
+/// Everything captured while a table and its index go through most of their life.
+fn live(cluster: &Cluster, then: impl Fn(usize)) -> Vec<Captured> {
+    let mut all = Vec::new();
+    let step = Cell::new(0);
+    let mut capture_all = |all: &mut Vec<Captured>| {
+        for (relation, fork) in [("t", Fork::Main), ("t_pkey", Fork::Main), ("t", Fork::Vm)] {
+            all.extend(capture(cluster, relation, fork));
+        }
+        then(step.replace(step.get() + 1));
+    };
+    for sql in [
+        "INSERT INTO t SELECT i, 'first' FROM generate_series(1, 2000) i",
+        "UPDATE t SET v = 'second' WHERE i % 4 = 0",
+        "VACUUM t",
+        "DELETE FROM t WHERE i % 3 = 0",
+        "CHECKPOINT",
+        "UPDATE t SET v = repeat('long', 30) WHERE i BETWEEN 100 AND 300",
+        "SELECT 1 FROM t WHERE i < 50 FOR UPDATE",
+        "VACUUM (FREEZE) t",
+        "INSERT INTO t SELECT i, 'later' FROM generate_series(3000, 6000) i",
+        "DELETE FROM t WHERE i > 1000",
+        "VACUUM t",
+        "INSERT INTO t SELECT i, 'refilled' FROM generate_series(7000, 9000) i",
+        "TRUNCATE t",
+        "INSERT INTO t SELECT i, 'new file' FROM generate_series(1, 100) i",
+    ] {
+        cluster.sql(sql);
+        capture_all(&mut all);
+    }
+    all
+}
+
+#[test]
+fn pages_of_the_past_equal_those_postgres_had_then() {
+    let cluster = Cluster::start("past", &[], &["autovacuum = off", "bgwriter_lru_maxpages = 0"]);
+    cluster.sql("CREATE EXTENSION pageinspect; CREATE TABLE t (i int PRIMARY KEY, v text)");
+    let folder = Folder::new("past-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    let all = live(&cluster, |_step| {});
+    service.wait_lsn(current_lsn(&cluster));
+    assert!(all.len() > 300, "{} pages captured", all.len());
+    // Backwards and forwards, so that the cache of pages helps in one direction only.
+    all.iter().rev().chain(&all).for_each(|captured| check(&service, captured));
+    service.stop();
+}
+
+#[test]
+fn what_is_not_there_is_refused() {
+    let cluster = Cluster::start("refused", &[], &["autovacuum = off"]);
+    cluster.sql("CREATE TABLE t AS SELECT 1 AS one");
+    let folder = Folder::new("refused-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    let status = service.wait_streaming();
+    let oldest: Lsn = status.oldest_lsn.and_then(|lsn| lsn.parse().ok()).expect("an LSN");
+    let tag = tag_of(&cluster, "t");
+    cluster.sql("INSERT INTO t VALUES (2)");
+    let before = current_lsn(&cluster);
+    cluster.sql("DROP TABLE t");
+    let after = current_lsn(&cluster);
+    service.wait_lsn(after);
+    let refused = |tag, block, lsn| match service.page(tag, block, lsn) {
+        Err(ClientError::Refused { sqlstate, message, .. }) => (sqlstate, message),
+        other => panic!("not refused: {other:?}"),
+    };
+    assert!(service.page(tag, 0, before).is_ok());
+    assert_eq!(refused(tag, 1, before).0, SqlState::INVALID_PARAMETER_VALUE);
+    assert_eq!(refused(tag, 0, after).0, SqlState::UNDEFINED_TABLE);
+    assert_eq!(refused(tag.with_fork(Fork::Fsm), 0, before).0, SqlState::FEATURE_NOT_SUPPORTED);
+    let (sqlstate, message) = refused(tag, 0, Lsn(oldest.0 - 1));
+    assert_eq!(sqlstate, SqlState::INVALID_PARAMETER_VALUE);
+    assert!(message.contains(&format!("older than the base backup, which begins at {oldest}")));
+    service.stop();
+}
+
+#[test]
+fn an_unsupported_record_is_named_for_the_pages_it_touches_only() {
+    let cluster = Cluster::start("unsupported", &[], &["autovacuum = off"]);
+    cluster.sql("CREATE EXTENSION pageinspect; CREATE TABLE t (i int PRIMARY KEY, v text)");
+    cluster.sql("INSERT INTO t SELECT i, 'v' FROM generate_series(1, 500) i");
+    cluster.sql("CREATE INDEX t_hash ON t USING hash (i)");
+    let folder = Folder::new("unsupported-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    // The first change after the backup's checkpoint is logged as an image; the second is not.
+    cluster.sql("INSERT INTO t VALUES (1001, 'w')");
+    cluster.sql("INSERT INTO t VALUES (1001 + 100000, 'w'), (1002, 'x'), (1003, 'x')");
+    cluster.sql("INSERT INTO t SELECT i, 'v' FROM generate_series(2000, 3000) i");
+    let all = capture(&cluster, "t", Fork::Main);
+    let lsn = current_lsn(&cluster);
+    let status = service.wait_lsn(lsn);
+    assert!(status.unsupported_records.keys().any(|kind| kind.starts_with("Hash/")), "{status:?}");
+    all.iter().for_each(|captured| check(&service, captured));
+    // The metapage of a hash index counts every tuple.
+    match service.page(tag_of(&cluster, "t_hash"), 0, lsn) {
+        Err(ClientError::Refused { sqlstate: SqlState::FEATURE_NOT_SUPPORTED, message, .. }) => {
+            assert!(message.contains("Hash/INSERT"), "{message}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+    service.stop();
+}
