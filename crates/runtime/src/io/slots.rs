@@ -69,6 +69,8 @@ pub(crate) struct Slot {
     pub(crate) armed: bool,
     /// io_uring: a cancellation of everything on this descriptor is under way.
     pub(crate) cancelling: bool,
+    /// io_uring: waits for receive buffers.
+    pub(crate) starved: bool,
     /// io_uring: reports about this entry that the kernel owes us.
     pub(crate) operations: u8,
     /// Why reading failed, for good.

@@ -10,16 +10,24 @@ use crate::clock;
 use crate::executor::{block_on, spawn, yield_now};
 use crate::io::{Backend, Options};
 
+mod soundness;
+
 const LOOPBACK: &str = "127.0.0.1:0";
+
+const BACKENDS: [Backend; 2] = [Backend::Epoll, Backend::IoUring];
 
 /// Runs the scenario on each back end.
 fn everywhere<F: Future<Output = ()>>(scenario: impl Fn() -> F) {
-    for backend in [Backend::Epoll, Backend::IoUring] {
-        block_on(&Options::on(backend), async {
-            clock::timeout(Duration::from_secs(60), scenario()).await.expect("the scenario ends");
-        })
-        .expect("the loop runs");
+    for backend in BACKENDS {
+        run_on(&Options::on(backend), scenario());
     }
+}
+
+fn run_on(options: &Options, scenario: impl Future<Output = ()>) {
+    let limited = async {
+        clock::timeout(Duration::from_secs(120), scenario).await.expect("the scenario ends")
+    };
+    block_on(options, limited).expect("the loop runs");
 }
 
 fn unix_path(name: &str) -> PathBuf {
