@@ -6,8 +6,11 @@
 pub mod effects;
 pub mod visibility;
 
+mod brin;
 mod btree;
 mod generic;
+mod gist;
+mod hash;
 mod heap;
 mod heap2;
 mod sequence;
@@ -111,14 +114,16 @@ pub fn redo(
         if !is_new(page) {
             Page::new(page).set_lsn(end); // an empty page must stay all zeros
         }
-        return Ok(Outcome::Applied);
+        if !adds_to_image(record, block_id) {
+            return Ok(Outcome::Applied);
+        }
     }
     if record.version != WalVersion::V15 {
         return Err(error(Fault::Unsupported));
     }
     if block.will_init {
         page.fill(0);
-    } else if end <= lsn(page) {
+    } else if end <= lsn(page) && block.image_to_apply().is_none() {
         return Ok(Outcome::Skipped);
     }
     let mut step = Step { record, block, page: Page::new(page), options };
@@ -130,12 +135,24 @@ pub fn redo(
     Ok(Outcome::Applied)
 }
 
+/// Whether redo goes on after the image was restored: these images were taken before the change was whole.
+fn adds_to_image(record: &Record<'_>, id: u8) -> bool {
+    match record.rmgr() {
+        Rmgr::HASH => hash::adds_to_image(record.kind_bits(), id),
+        Rmgr::GIST => gist::adds_to_image(record.kind_bits(), id),
+        _ => false,
+    }
+}
+
 impl<'d> Step<'_, 'd, '_> {
     fn run(&mut self) -> Result<Done, Fault> {
         match self.record.rmgr() {
             Rmgr::HEAP => heap::redo(self),
             Rmgr::HEAP2 => heap2::redo(self),
             Rmgr::BTREE => btree::redo(self),
+            Rmgr::HASH => hash::redo(self),
+            Rmgr::GIST => gist::redo(self),
+            Rmgr::BRIN => brin::redo(self),
             Rmgr::SEQUENCE => sequence::redo(self),
             Rmgr::GENERIC => generic::redo(self),
             // An image that was left out: `FPI_FOR_HINT` when the page had been logged already.
