@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::limits::{BLOCKING_IDLE, BLOCKING_QUEUE_MAX, BLOCKING_THREADS_MAX, BRIDGE_STOP_WAIT};
 use crate::mailbox::{Pending, oneshot};
+use crate::nodepool;
 
 /// A tokio runtime on a thread of its own. Clones share it; the last one gone stops it.
 #[derive(Clone)]
@@ -38,6 +39,7 @@ impl Bridge {
         let handle = runtime.handle().clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = thread::Builder::new().name("howdah-side".into()).spawn(move || {
+            nodepool::release_affinity();
             // An error means that the sender is gone, which asks for the same.
             runtime.block_on(stopped).ok();
             runtime.shutdown_timeout(BRIDGE_STOP_WAIT);
@@ -159,6 +161,7 @@ impl Pool {
     }
 
     fn work(&self) {
+        nodepool::release_affinity();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(job) = state.queue.pop_front() {

@@ -1,6 +1,7 @@
 //! The per-core machine: I/O drivers, tasks, clocks, messages. Knows no Postgres. See README.md.
 
 pub mod bridge;
+pub mod api;
 pub mod app;
 pub mod nodepool;
 pub mod process;

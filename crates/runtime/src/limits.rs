@@ -106,3 +106,25 @@ pub const TLS_HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
 pub const TLS_ENCRYPT_BYTES_MAX: usize = 64 * 1024;
 /// Memory a core keeps for bytes on their way through TLS.
 pub const TLS_SCRATCH_BYTES_KEPT_MAX: usize = 128 * 1024;
+
+// API.
+
+/// Connections of the API at a time: people, a scraper, a prober.
+pub const API_CONNECTIONS_MAX: usize = 64;
+/// How long a connection of the API may do nothing.
+pub const API_IDLE_WAIT: Duration = Duration::from_secs(90);
+/// How long a request may take where nobody says otherwise.
+pub const API_REQUEST_WAIT: Duration = Duration::from_secs(30);
+/// Largest body of a request where nobody says otherwise: it is configuration, not data.
+pub const API_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How long the cores are asked about themselves: each answers within a turn unless it is stuck.
+pub const API_NODES_WAIT: Duration = Duration::from_secs(1);
+/// How long requests under way may take when the API stops.
+pub const API_STOP_WAIT: Duration = Duration::from_secs(5);
+/// A token shorter than this can be guessed.
+pub const API_TOKEN_BYTES_MIN: usize = 16;
+/// A token longer than this is some other file.
+pub const API_TOKEN_BYTES_MAX: usize = 4096;
+
+// A request that is being answered is not an idle connection.
+const _: () = assert!(API_IDLE_WAIT.as_secs() > API_REQUEST_WAIT.as_secs());

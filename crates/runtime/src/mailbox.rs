@@ -343,7 +343,6 @@ impl<T: Send> Receiver<T> {
 }
 
 /// Makes a one-shot reply: the [`Reply`] travels with a request, the [`Pending`] waits for it.
-#[must_use]
 pub fn oneshot<T: Send>() -> (Reply<T>, Pending<T>) {
     let slot = Arc::new(Mutex::new(Slot::Empty(None)));
     (Reply { slot: Some(Arc::clone(&slot)) }, Pending { slot })

@@ -129,7 +129,13 @@ impl Registry {
     /// Everything as Prometheus (OpenMetrics 1.0) text, `application/openmetrics-text; version=1.0.0`.
     #[must_use]
     pub fn encode(&self) -> String {
-        encode::encode(self)
+        self.encode_with(Samples::default())
+    }
+
+    /// As [`Registry::encode`], with further values that were sampled for this time only.
+    #[must_use]
+    pub fn encode_with(&self, samples: Samples) -> String {
+        encode::encode(self, samples)
     }
 
     fn series(

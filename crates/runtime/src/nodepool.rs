@@ -23,7 +23,9 @@ pub use control::{Control, Phase};
 pub use cores::{Cores, InvalidCores};
 pub use node::NodeReport;
 
-pub(crate) use affinity::{inherited as inherited_affinity, release as release_affinity};
+#[cfg(target_os = "linux")]
+pub(crate) use affinity::inherited as inherited_affinity;
+pub(crate) use affinity::release as release_affinity;
 
 use crate::app::{self, App, Node};
 use crate::executor;
@@ -139,7 +141,7 @@ impl Nodepool {
         }
         let conductor = Conductor::new(senders, Arc::clone(&apps), orders, control, &options);
         let result = run_first(first, &options.io, others, conductor);
-        affinity::restore_main();
+        affinity::release();
         result
     }
 }

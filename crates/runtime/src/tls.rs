@@ -8,6 +8,7 @@ mod config;
 mod der;
 mod session;
 mod stream;
+mod tokio;
 mod transport;
 mod verify;
 
@@ -17,11 +18,12 @@ pub use config::{
     ServerTlsOptions, TlsConfigError, Versions,
 };
 pub use stream::{DetachedTls, TlsError, TlsStream};
+pub(crate) use tokio::TokioTls;
 pub use transport::{DetachedTransport, Transport};
 pub use verify::{SslMode, UnknownSslMode};
 
 #[cfg(test)]
-mod test_certificates;
+pub(crate) mod test_certificates;
 
 #[cfg(test)]
 mod tests;

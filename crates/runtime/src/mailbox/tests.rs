@@ -163,16 +163,16 @@ fn a_cancelled_sender_that_was_not_called_leaves_no_trace() {
 /// hang, a lost or doubled message as a wrong sum.
 #[test]
 fn no_wake_and_no_message_is_lost_between_threads() {
-    const SENDERS: u64 = 4;
+    const SENDERS: usize = 4;
     const MESSAGES: u64 = 30_000;
-    let (sender, mut receiver) = channel::<(u64, u64)>(3);
+    let (sender, mut receiver) = channel::<(usize, u64)>(3);
     let threads: Vec<_> = (0..SENDERS)
         .map(|id| {
             let sender = sender.clone();
             thread::spawn(move || {
                 let (_, ignored) = counting();
                 for sequence in 0..MESSAGES {
-                    if sequence % 7 == id {
+                    if sequence % 7 == id as u64 {
                         // A send that is given up after one poll either sent or left no trace.
                         let mut send = sender.send((id, sequence));
                         if poll_once(&mut send, &ignored).is_ready() {
@@ -186,13 +186,12 @@ fn no_wake_and_no_message_is_lost_between_threads() {
         })
         .collect();
     drop(sender);
-    let mut next = [0; SENDERS as usize];
+    let mut next = [0; SENDERS];
     while let Some((id, sequence)) = block_on(receiver.recv()) {
-        let id = usize::try_from(id).unwrap();
         assert_eq!(sequence, next[id], "sender {id} is delivered in its order");
         next[id] += 1;
     }
-    assert_eq!(next, [MESSAGES; SENDERS as usize]);
+    assert_eq!(next, [MESSAGES; SENDERS]);
     for thread in threads {
         thread.join().unwrap();
     }

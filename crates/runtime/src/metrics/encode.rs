@@ -11,9 +11,14 @@ use super::{Labels, Registry, Series, owned};
 
 const PREFIX: &str = "howdah_";
 
-pub(super) fn encode(registry: &Registry) -> String {
+pub(super) fn encode(registry: &Registry, mut samples: Samples) -> String {
+    // Collector functions may themselves use the registry, so they run outside of its lock.
+    let collectors = registry.families().collectors.clone();
+    for collector in &collectors {
+        collector(&mut samples);
+    }
     let mut target = prometheus_client::registry::Registry::default();
-    target.register_collector(Box::new(registry.clone()));
+    target.register_collector(Box::new(Scrape { registry: registry.clone(), samples }));
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &target) {
         Ok(()) => text,
@@ -62,18 +67,19 @@ impl Samples {
     }
 }
 
-impl Collector for Registry {
+/// Everything of one moment.
+#[derive(Debug)]
+struct Scrape {
+    registry: Registry,
+    samples: Samples,
+}
+
+impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // Collector functions may themselves use the registry, so they run outside of its lock.
-        let collectors = self.families().collectors.clone();
-        let mut samples = Samples::default();
-        for collector in &collectors {
-            collector(&mut samples);
-        }
-        for (name, sampled) in &samples.by_name {
+        for (name, sampled) in &self.samples.by_name {
             sampled.encode(name, &mut encoder)?;
         }
-        let families = self.families();
+        let families = self.registry.families();
         for (name, family) in &families.by_name {
             let Some(first) = family.series.values().next() else { continue };
             let name = format!("{PREFIX}{name}");

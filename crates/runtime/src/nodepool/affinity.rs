@@ -6,7 +6,7 @@
 use std::io;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{allowed, inherited, pin, release, restore_main};
+pub(crate) use linux::{allowed, inherited, pin, release};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -55,15 +55,10 @@ mod linux {
             sched_setaffinity(None, mask).ok();
         }
     }
-
-    /// As [`release`], for the main thread when it is no core any more.
-    pub(crate) fn restore_main() {
-        release();
-    }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::{allowed, pin, release, restore_main};
+pub(crate) use elsewhere::{allowed, pin, release};
 
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
@@ -78,6 +73,4 @@ mod elsewhere {
     }
 
     pub(crate) fn release() {}
-
-    pub(crate) fn restore_main() {}
 }

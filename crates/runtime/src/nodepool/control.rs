@@ -135,7 +135,7 @@ impl Control {
         inbox
     }
 
-    pub(super) fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: Phase) {
         let phase = match phase {
             Phase::Starting => 0,
             Phase::Running => 1,

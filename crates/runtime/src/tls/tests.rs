@@ -88,6 +88,10 @@ fn data_flows_both_ways_and_ends() {
     });
 }
 
+fn byte_at(index: usize) -> u8 {
+    u8::try_from(index % 253).unwrap()
+}
+
 #[test]
 fn large_data_passes_in_both_directions_at_once() {
     on_core(async {
@@ -97,7 +101,7 @@ fn large_data_passes_in_both_directions_at_once() {
             let stream = Rc::new(stream);
             let writer = Rc::clone(&stream);
             let sending = spawn(async move {
-                let data: Vec<u8> = (0..BYTES).map(|i| (i % 253) as u8 ^ seed).collect();
+                let data: Vec<u8> = (0..BYTES).map(|i| byte_at(i) ^ seed).collect();
                 let mut rest = data.as_slice();
                 let mut size = 1;
                 while !rest.is_empty() {
@@ -113,7 +117,7 @@ fn large_data_passes_in_both_directions_at_once() {
                 sending.await.unwrap();
                 assert_eq!(received.len(), BYTES);
                 let theirs = 3 - seed;
-                assert!(received.iter().enumerate().all(|(i, b)| *b == (i % 253) as u8 ^ theirs));
+                assert!(received.iter().enumerate().all(|(i, b)| *b == byte_at(i) ^ theirs));
             })
         };
         let (one, two) = (flow(server, 1), flow(client, 2));
