@@ -89,6 +89,11 @@ pub async fn recover(timeline: &Timeline) -> Result<Ingest, Error> {
     let mut ingest = Ingest::new(timeline, start);
     let stopped = read_up_to(timeline, &mut ingest, on_disk).await?;
     let whole = ingest.end();
+    if whole >= on_disk && stopped.is_none() {
+        // Nothing of an unfinished record is there: all that can follow is the unused rest of a
+        // segment after a switch, which the decoder passes over.
+        return Ok(ingest);
+    }
     let resume = if ingest.position() >= last_start { whole.max(last_start) } else { whole };
     if let Some(error) = stopped {
         tracing::info!(%error, %resume, "the WAL on disk ends; it is received again from there");

@@ -2,6 +2,7 @@
 
 mod following;
 mod past;
+mod restarts;
 
 use pageserver::client::Client;
 use pageserver::verify::{Report, verify};

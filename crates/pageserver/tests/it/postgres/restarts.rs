@@ -1,0 +1,180 @@
+//! Restarts and failures of the page server, of Postgres, and of the disk.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pageserver::api::Phase;
+use pg::lsn::Lsn;
+use runtime::clock;
+
+use crate::cluster::{Cluster, Folder};
+use crate::postgres::{current_lsn, stop_and_verify};
+use crate::service::{Service, block_on, settings};
+
+fn lsn(text: Option<&String>) -> Lsn {
+    text.and_then(|text| text.parse().ok()).expect("an LSN")
+}
+
+/// What Postgres was told to be durable with us.
+fn acknowledged(cluster: &Cluster) -> Lsn {
+    let sql = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'howdah'";
+    lsn(Some(&cluster.sql(sql)))
+}
+
+fn pause(milliseconds: u64) {
+    block_on(async move { clock::sleep(Duration::from_millis(milliseconds)).await });
+}
+
+/// The segment files in a page server's folder, in order.
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder.join("wal")).expect("there is a WAL folder");
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("the folder can be read").path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Adds bytes behind everything that is in the last segment, as a torn write would.
+fn tear(folder: &Path) {
+    let last = segments(folder).pop().expect("there is WAL");
+    #[expect(clippy::disallowed_methods, reason = "the test damages a file")]
+    let mut file = std::fs::OpenOptions::new().append(true).open(last).expect("the file is ours");
+    file.write_all(&[0xA5; 3000]).expect("there is room");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_kills() {
+    let mut cluster = Cluster::start("kills", &[], &["max_wal_size = 64MB"]);
+    cluster.pgbench(&["-i", "-s", "1", "-q"]);
+    let folder = Folder::new("kills-ps");
+    let settings = settings(folder.path(), cluster.socket());
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    service.stop();
+    std::thread::scope(|scope| {
+        scope.spawn(|| cluster.pgbench(&["-c", "4", "-T", "6"]));
+        for round in 0..4 {
+            let service = Service::start(settings.clone());
+            service.wait_streaming();
+            pause(700);
+            let told = acknowledged(&cluster);
+            service.kill();
+            if round % 2 == 1 {
+                tear(&folder.path());
+            }
+            let again = Service::start(settings.clone());
+            let status = again.wait_streaming();
+            assert!(lsn(status.flushed_lsn.as_ref()) >= told || round % 2 == 1, "{told} {status:?}");
+            let status = again.wait_lsn(told);
+            assert!(lsn(status.ingested_lsn.as_ref()) >= told);
+            again.stop();
+        }
+    });
+    let service = Service::start(settings);
+    service.wait_lsn(current_lsn(&cluster));
+    let report = stop_and_verify(&mut cluster, &service);
+    assert!(report.is_identical());
+    service.stop();
+}
+
+#[test]
+fn follows_a_postgres_that_crashes_and_comes_back() {
+    let mut cluster = Cluster::start("crash", &[], &[]);
+    let folder = Folder::new("crash-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    for round in 0..3 {
+        cluster.sql(&format!("CREATE TABLE t{round} AS SELECT i FROM generate_series(1, 5000) i"));
+        cluster.stop("immediate");
+        service.wait("the loss", |status| status.phase != Phase::Streaming && status.error.is_some());
+        cluster.run();
+        cluster.sql(&format!("DELETE FROM t{round} WHERE i % 2 = 0"));
+        let status = service.wait_lsn(current_lsn(&cluster));
+        assert_eq!(status.error, None);
+    }
+    let report = stop_and_verify(&mut cluster, &service);
+    assert!(report.is_identical());
+    service.stop();
+}
+
+#[test]
+fn half_a_base_backup_is_discarded() {
+    let mut cluster = Cluster::start("half", &[], &[]);
+    let folder = Folder::new("half-ps");
+    let leftover = folder.path().join("base/base/5/999999");
+    std::fs::create_dir_all(leftover.parent().expect("it has a folder")).expect("it is new");
+    std::fs::File::create(&leftover).expect("it is new");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    assert!(!leftover.exists());
+    let report = stop_and_verify(&mut cluster, &service);
+    assert!(report.is_identical());
+    service.stop();
+}
+
+#[test]
+fn another_cluster_is_refused() {
+    let one = Cluster::start("one", &[], &[]);
+    let other = Cluster::start("other", &[], &[]);
+    let folder = Folder::new("other-ps");
+    let service = Service::start(settings(folder.path(), one.socket()));
+    service.wait_streaming();
+    service.stop();
+    let service = Service::start(settings(folder.path(), other.socket()));
+    let status = service.wait("the refusal", |status| status.phase == Phase::Failed);
+    let message = status.error.expect("it says why").message;
+    assert!(message.contains("but this directory follows"), "{message}");
+    assert_eq!(other.sql("SELECT count(*) FROM pg_replication_slots"), "0");
+    service.stop();
+}
+
+#[test]
+fn goes_on_by_itself_when_a_wal_segment_could_not_be_written() {
+    let mut cluster = Cluster::start("obstacle", &[], &[]);
+    let folder = Folder::new("obstacle-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    service.wait_lsn(current_lsn(&cluster));
+    // A folder stands where the next segment's file must go: nobody can write there, root neither.
+    let sql = "SELECT pg_walfile_name(pg_current_wal_lsn() + 2 * 16777216)";
+    let obstacle = folder.path().join("wal").join(cluster.sql(sql));
+    std::fs::create_dir(&obstacle).expect("the segment is not there yet");
+    cluster.sql("CREATE TABLE big AS SELECT i, repeat('x', 1000) x FROM generate_series(1, 40000) i");
+    let status = service.wait("the failure", |status| status.error.is_some());
+    let message = status.error.expect("it says why").message;
+    assert!(message.contains("could not write WAL segment"), "{message}");
+    pause(1000);
+    let durable = lsn(service.status().flushed_lsn.as_ref());
+    assert!(acknowledged(&cluster) <= durable, "nothing is acknowledged that is not on disk");
+    assert!(durable < current_lsn(&cluster));
+    std::fs::remove_dir(&obstacle).expect("nothing was put into it");
+    let status = service.wait_lsn(current_lsn(&cluster));
+    assert_eq!(status.error, None);
+    let report = stop_and_verify(&mut cluster, &service);
+    assert!(report.is_identical());
+    service.stop();
+}
+
+#[test]
+fn a_full_index_stops_the_intake_and_not_the_reading() {
+    let cluster = Cluster::start("memory", &[], &[]);
+    cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 100) i");
+    let folder = Folder::new("memory-ps");
+    let mut settings = settings(folder.path(), cluster.socket());
+    settings.index_memory_max = 700_000;
+    let service = Service::start(settings);
+    let status = service.wait_streaming();
+    let oldest = lsn(status.oldest_lsn.as_ref());
+    cluster.sql("CREATE TABLE big AS SELECT i FROM generate_series(1, 300000) i");
+    cluster.sql("UPDATE big SET i = -i");
+    let status = service.wait("the limit", |status| status.phase == Phase::Failed);
+    let problem = status.error.expect("it says why");
+    assert!(problem.message.contains("limit of 700000 bytes"), "{}", problem.message);
+    assert!(problem.hint.expect("and what to do").contains("index_memory_max"));
+    let number = cluster.sql("SELECT pg_relation_filenode('t')").parse().expect("a number");
+    let tag = pg::datadir::relation::RelNode::new(1663, 5, number)
+        .fork(pg::datadir::relation::Fork::Main);
+    assert!(service.page(tag, 0, oldest).is_ok());
+    service.stop();
+}
