@@ -47,7 +47,7 @@ fmt:
 	@cargo fmt --all
 
 check-kqueue:
-	@scripts/check-kqueue
+	@cargo xtask check-kqueue
 
 fuzz:
 	@for target in $$(cargo +nightly fuzz list); do \
