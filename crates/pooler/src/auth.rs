@@ -15,7 +15,7 @@ use pg::wire::error::Report;
 use pg::wire::frontend::{self, SaslInitial};
 use runtime::tls::Transport;
 
-use crate::handshake::{Handshake, Message};
+use crate::handshake::{Handshake, HandshakeError, Message};
 use crate::settings::Secret;
 
 /// What a stored secret is.
@@ -133,7 +133,11 @@ async fn demand(
     ask(&mut out);
     auth.stream.queue(&out);
     let message = handshake.message(auth.stream).await.map_err(|error| {
-        Report::fatal(SqlState::CONNECTION_FAILURE, format!("log-in broken off: {error}"))
+        let sqlstate = match error {
+            HandshakeError::Malformed => SqlState::PROTOCOL_VIOLATION,
+            HandshakeError::Io(_) | HandshakeError::Closed => SqlState::CONNECTION_FAILURE,
+        };
+        Report::fatal(sqlstate, format!("log-in broken off: {error}"))
     })?;
     if message.kind == frontend::kind::PASSWORD {
         return Ok(message);

@@ -186,6 +186,9 @@ impl Route {
         if server.generation != self.pool.generation.get() {
             return Some("connection settings changed or RECONNECT");
         }
+        if self.pool.paused.get() {
+            return Some("PAUSE");
+        }
         let age = clock::now() - server.connected;
         (age > self.rule.borrow().server_lifetime).then_some("server_lifetime")
     }

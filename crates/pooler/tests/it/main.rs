@@ -1,3 +1,6 @@
 //! Integration tests of the pooler, one binary.
 
+mod bad_input;
+mod console;
 mod settings;
+mod world;

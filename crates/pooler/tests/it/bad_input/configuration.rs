@@ -1,0 +1,67 @@
+//! New configurations that are broken, and good ones while work goes on.
+
+use pooler::settings::Settings;
+use pooler::settings::file::read_pooler;
+
+use crate::world::{load, run, run_with, settings};
+
+#[test]
+fn a_broken_configuration_on_reload_keeps_the_old() {
+    let broken = |_version, _first: Settings, _changed: Option<Settings>| {
+        Err(read_pooler("howdah.toml", "[pooler]\npool_mode = \"often\"")
+            .expect_err("it is broken"))
+    };
+    run_with(settings(), broken, async |world| {
+        let mut client = world.log_in("shop").await;
+        client.query("before").await;
+        assert_eq!(client.answers().await, ["row before", "SELECT 1", "ready I"]);
+        for _time in 0..3 {
+            assert_eq!(
+                world.console("RELOAD").await,
+                ["ERROR F0000 RELOAD failed, the old configuration stays", "ready I"]
+            );
+        }
+        client.query("after").await;
+        assert_eq!(client.answers().await, ["row after", "SELECT 1", "ready I"]);
+    });
+}
+
+#[test]
+fn a_setting_that_cannot_be_is_refused_and_changes_nothing() {
+    run(settings(), async |world| {
+        assert_eq!(
+            world.console("SET default_pool_size = many").await,
+            [
+                "ERROR 22023 invalid value for parameter \"default_pool_size\": \
+              \"many\" is not a whole number",
+                "ready I"
+            ]
+        );
+        assert_eq!(
+            world.console("SET default_pool_size = 0").await,
+            ["ERROR 22023 SET failed", "ready I"]
+        );
+        let config = world.console("SHOW CONFIG").await;
+        assert!(config.contains(&"row default_pool_size|2|20|yes".to_owned()), "{config:?}");
+    });
+}
+
+#[test]
+fn a_reload_takes_a_database_away_from_new_clients_only() {
+    let without = |version, mut settings: Settings, _changed: Option<Settings>| {
+        let entry = settings.databases.remove("*").expect("the fallback");
+        settings.databases.insert("other".to_owned(), entry);
+        load(version, settings)
+    };
+    run_with(settings(), without, async |world| {
+        let mut old = world.log_in("shop").await;
+        old.query("begin").await;
+        assert_eq!(old.answers().await, ["BEGIN", "ready T"]);
+        assert_eq!(world.console("RELOAD").await, ["RELOAD", "ready I"]);
+        let mut new = world.connect().await;
+        new.start("ann", "shop").await;
+        assert_eq!(new.answers().await, ["FATAL 3D000 database \"shop\" does not exist", "closed"]);
+        old.query("go on").await;
+        assert_eq!(old.answers().await, ["row go on", "SELECT 1", "ready I"]);
+    });
+}

@@ -1,0 +1,259 @@
+//! The console of a running pooler: what it shows is what is, and what it orders happens.
+
+use std::time::Duration;
+
+use pg::wire::frontend;
+use pg::wire::frontend::{Format, Target};
+use pooler::settings::{Settings, User};
+use runtime::clock;
+
+use crate::world::{World, run, settings};
+
+/// The rows of a SHOW whose first column is `name`, split.
+async fn rows(world: &World, show: &str, name: &str) -> Vec<Vec<String>> {
+    let answers = world.console(show).await;
+    assert_eq!(answers[answers.len() - 2..], ["SHOW", "ready I"], "{show}");
+    answers
+        .iter()
+        .filter_map(|row| row.strip_prefix("row "))
+        .map(|row| row.split('|').map(str::to_owned).collect::<Vec<String>>())
+        .filter(|row| row[0] == name)
+        .collect()
+}
+
+#[test]
+fn every_show_answers() {
+    run(settings(), async |world| {
+        drop(world.log_in("shop").await);
+        for show in [
+            "clients",
+            "config",
+            "databases",
+            "dns_hosts",
+            "dns_zones",
+            "help",
+            "lists",
+            "mem",
+            "peer_pools",
+            "peers",
+            "pools",
+            "servers",
+            "sockets",
+            "state",
+            "stats",
+            "stats_averages",
+            "stats_totals",
+            "totals",
+            "users",
+            "version",
+            "active_sockets",
+        ] {
+            let answers = world.console(&format!("SHOW {show}")).await;
+            assert_eq!(answers[answers.len() - 2..], ["SHOW", "ready I"], "{show}");
+        }
+        assert_eq!(
+            world.console("SHOW FDS").await,
+            [
+                "ERROR 0A000 SHOW FDS is not supported: connections are not handed over by descriptor",
+                "ready I"
+            ]
+        );
+    });
+}
+
+#[test]
+fn pools_and_statistics_follow_the_work() {
+    run(settings(), async |world| {
+        let mut client = world.log_in("shop").await;
+        for _time in 0..3 {
+            client.query("count me").await;
+            assert_eq!(client.answers().await, ["row count me", "SELECT 1", "ready I"]);
+        }
+        client.query("begin").await;
+        assert_eq!(client.answers().await, ["BEGIN", "ready T"]);
+        let pools = rows(world, "SHOW POOLS", "shop").await;
+        let [pool] = pools.as_slice() else { panic!("one pool: {pools:?}") };
+        assert_eq!(pool[1], "ann");
+        assert_eq!((pool[2].as_str(), pool[6].as_str()), ("1", "1"), "active: {pool:?}");
+        let stats = rows(world, "SHOW STATS_TOTALS", "shop").await;
+        let count = |column: usize| stats[0][column].parse::<u64>().expect("a number");
+        assert_eq!((count(2), count(3)), (3, 4), "transactions and queries: {stats:?}");
+        assert!(count(4) > 0 && count(5) > 0, "bytes: {stats:?}");
+        assert_eq!(count(12), 1, "log-ins: {stats:?}");
+        let clients = rows(world, "SHOW CLIENTS", "C").await;
+        assert!(
+            clients.iter().any(|client| client[2] == "shop" && client[4] == "active"),
+            "{clients:?}"
+        );
+        let servers = rows(world, "SHOW SERVERS", "S").await;
+        assert!(
+            servers.iter().any(|server| server[2] == "shop" && server[4] == "active"),
+            "{servers:?}"
+        );
+    });
+}
+
+#[test]
+fn pause_waits_for_work_and_resume_lets_go_on() {
+    run(settings(), async |world| {
+        let mut worker = world.log_in("shop").await;
+        worker.query("begin").await;
+        assert_eq!(worker.answers().await, ["BEGIN", "ready T"]);
+        let mut admin = world.log_in("howdah").await;
+        admin.query("PAUSE shop").await;
+        let early = clock::timeout(Duration::from_millis(100), admin.message()).await;
+        assert!(early.is_err(), "a transaction is open");
+        let mut waiting = world.log_in("shop").await;
+        waiting.query("later").await;
+        worker.query("done").await;
+        assert_eq!(worker.answers().await, ["row done", "SELECT 1", "ready I"]);
+        assert_eq!(admin.answers().await, ["PAUSE", "ready I"]);
+        assert!(!world.server.queries.borrow().iter().any(|query| query == "later"));
+        assert_eq!(rows(world, "SHOW DATABASES", "shop").await[0][15], "1", "paused");
+        admin.query("RESUME shop").await;
+        assert_eq!(admin.answers().await, ["RESUME", "ready I"]);
+        assert_eq!(waiting.answers().await, ["row later", "SELECT 1", "ready I"]);
+    });
+}
+
+#[test]
+fn disable_refuses_new_clients_only() {
+    run(settings(), async |world| {
+        let mut old = world.log_in("shop").await;
+        assert_eq!(world.console("DISABLE shop").await, ["DISABLE", "ready I"]);
+        let mut new = world.connect().await;
+        new.start("ann", "shop").await;
+        let refused = new.answers().await;
+        assert!(refused[0].starts_with("FATAL 55000 database \"shop\" is disabled"), "{refused:?}");
+        old.query("still").await;
+        assert_eq!(old.answers().await, ["row still", "SELECT 1", "ready I"]);
+        assert_eq!(world.console("ENABLE shop").await, ["ENABLE", "ready I"]);
+        drop(world.log_in("shop").await);
+    });
+}
+
+#[test]
+fn reconnect_replaces_servers() {
+    run(settings(), async |world| {
+        let server_ids = async || {
+            let servers = rows(world, "SHOW SERVERS", "S").await;
+            servers
+                .into_iter()
+                .filter(|row| row[2] == "shop")
+                .map(|row| row[20].clone())
+                .collect::<Vec<_>>()
+        };
+        let mut client = world.log_in("shop").await;
+        client.query("one").await;
+        assert_eq!(client.answers().await, ["row one", "SELECT 1", "ready I"]);
+        let before = server_ids().await;
+        assert_eq!(world.console("RECONNECT shop").await, ["RECONNECT", "ready I"]);
+        assert_eq!(world.console("WAIT_CLOSE shop").await, ["WAIT_CLOSE", "ready I"]);
+        client.query("two").await;
+        assert_eq!(client.answers().await, ["row two", "SELECT 1", "ready I"]);
+        let after = server_ids().await;
+        assert!(after.iter().all(|id| !before.contains(id)), "{before:?} {after:?}");
+    });
+}
+
+#[test]
+fn kill_client_drops_that_one() {
+    run(settings(), async |world| {
+        let mut victim = world.log_in("shop").await;
+        let mut bystander = world.log_in("shop").await;
+        let clients = rows(world, "SHOW CLIENTS", "C").await;
+        let ids: Vec<u64> = clients
+            .iter()
+            .filter(|row| row[2] == "shop")
+            .map(|row| row[20].parse().expect("a number"))
+            .collect();
+        let first = ids.iter().min().expect("two clients");
+        assert_eq!(
+            world.console(&format!("KILL_CLIENT {first}")).await,
+            ["KILL_CLIENT", "ready I"]
+        );
+        assert_eq!(
+            victim.answers().await,
+            ["FATAL 57P01 terminating connection due to administrator command", "closed"]
+        );
+        bystander.query("alive").await;
+        assert_eq!(bystander.answers().await, ["row alive", "SELECT 1", "ready I"]);
+        assert_eq!(
+            world.console("KILL_CLIENT 999999").await,
+            ["ERROR 42704 client not found", "ready I"]
+        );
+    });
+}
+
+#[test]
+fn kill_drops_everybody_and_holds_until_resume() {
+    run(settings(), async |world| {
+        let mut client = world.log_in("shop").await;
+        client.query("hang").await;
+        clock::sleep(Duration::from_millis(20)).await;
+        assert_eq!(world.console("KILL shop").await, ["KILL", "ready I"]);
+        client.until_closed().await;
+        assert_eq!(world.console("RESUME shop").await, ["RESUME", "ready I"]);
+        drop(world.log_in("shop").await);
+    });
+}
+
+#[test]
+fn set_is_in_force_at_once() {
+    run(settings(), async |world| {
+        assert_eq!(
+            world.console("SET query_timeout = 0.1").await,
+            ["SET query_timeout=0.1", "ready I"]
+        );
+        let mut client = world.log_in("shop").await;
+        client.query("hang").await;
+        assert_eq!(client.answers().await, ["FATAL 57014 query_timeout", "closed"]);
+    });
+}
+
+#[test]
+fn rights_are_those_of_the_settings() {
+    let mut settings = settings();
+    settings.users.insert("bob".to_owned(), User::default());
+    settings.users.insert("carl".to_owned(), User::default());
+    settings.stats_users = vec!["bob".to_owned()];
+    let settings = Settings { ..settings };
+    run(settings, async |world| {
+        let mut bob = world.connect().await;
+        bob.start("bob", "pgbouncer").await;
+        assert_eq!(bob.answers().await, ["ready I"]);
+        bob.query("SHOW VERSION").await;
+        let version = bob.answers().await;
+        assert!(version[0].starts_with("row Howdah "), "{version:?}");
+        for command in ["PAUSE", "KILL", "RELOAD", "SHUTDOWN", "SET log_stats = 0", "KILL_CLIENT 1"]
+        {
+            bob.query(command).await;
+            assert_eq!(bob.answers().await, ["ERROR 42501 admin access needed", "ready I"]);
+        }
+        let mut carl = world.connect().await;
+        carl.start("carl", "pgbouncer").await;
+        assert_eq!(
+            carl.answers().await,
+            ["FATAL 42501 not allowed to connect to the console", "closed"]
+        );
+    });
+}
+
+#[test]
+fn drivers_that_prepare_get_their_rows() {
+    run(settings(), async |world| {
+        let mut client = world.log_in("pgbouncer").await;
+        let mut out = Vec::new();
+        frontend::write::parse(&mut out, "s", "SHOW POOLS", &[]);
+        frontend::write::describe(&mut out, Target::Statement(b"s"));
+        frontend::write::sync(&mut out);
+        frontend::write::bind(&mut out, "", "s", &[], &[], &[Format::Text]);
+        frontend::write::execute(&mut out, "", 0);
+        frontend::write::sync(&mut out);
+        client.send(&out).await;
+        assert_eq!(client.answers().await, ["ready I"]);
+        let answers = client.answers().await;
+        assert_eq!(answers[1..], ["SHOW", "ready I"], "{answers:?}");
+        assert!(answers[0].starts_with("row pgbouncer|pgbouncer|"), "{answers:?}");
+    });
+}
