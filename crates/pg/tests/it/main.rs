@@ -4,6 +4,8 @@ mod auth;
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod datadir;
+#[cfg(test)]
 mod redo;
 #[cfg(test)]
 mod wal;

@@ -1,3 +1,5 @@
 //! Decoding of the WAL: against `pg_waldump`, and under damage.
 
 mod postgres;
+mod stream;
+mod writer;

@@ -3,37 +3,69 @@
 use pg::datadir::control::ControlFile;
 use pg::redo::Options;
 use pg::wal::reader::StreamDecoder;
+use pg::wal::record::{RawRecord, Record};
 use pg::wal::segment::WalVersion;
 
+use super::fixture::Capture;
 use super::replica::Replica;
 use crate::cluster::Cluster;
 use crate::workload;
 
+/// Images of every page after every record, none that redo must restore.
+const JUDGED: &[&str] = &["wal_consistency_checking=all", "full_page_writes=off"];
+
 #[test]
 fn redo_makes_the_pages_that_the_server_made() {
-    assert!(judge(&[], false, workload::run) > 60_000);
+    let settings = [JUDGED, &["wal_compression=lz4"]].concat();
+    let replica = replay(&[], &settings, workload::run, |_, _, _| {});
+    assert!(report(&replica) > 60_000);
 }
 
 #[test]
 fn redo_makes_the_pages_that_the_server_made_with_checksums() {
-    assert!(judge(&["--data-checksums"], true, workload::run_heap) > 30_000);
+    let settings = [JUDGED, &["wal_compression=pglz"]].concat();
+    let replica = replay(&["--data-checksums"], &settings, workload::run_heap, |_, _, _| {});
+    assert!(report(&replica) > 30_000);
 }
 
-/// Answers how many blocks were redone to what the server had.
-fn judge(initdb: &[&str], hints_logged: bool, workload: fn(&Cluster)) -> u32 {
+#[test]
+fn redo_restores_images_and_goes_on_from_them() {
+    let settings = ["full_page_writes=on", "wal_log_hints=on", "wal_compression=zstd"];
+    let replica = replay(&[], &settings, workload::run, |_, _, _| {});
+    report(&replica);
+}
+
+#[test]
+#[ignore = "writes test_data/15/records.zst anew"]
+fn captures_records() {
+    let mut capture = Capture::default();
+    let settings = [JUDGED, &["wal_compression=off"]].concat();
+    replay(&[], &settings, workload::run, |raw, record, replica| {
+        capture.offer(raw, record, |index| {
+            let block = &record.blocks[index];
+            replica.page(block.tag, block.number)
+        });
+    });
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/test_data/15/records.zst");
+    #[expect(clippy::disallowed_methods, reason = "run by hand, to capture test data")]
+    std::fs::write(path, capture.compressed()).unwrap();
+}
+
+/// Runs a workload and redoes its WAL from the pages of initdb; the result equals the server's files.
+fn replay(
+    initdb: &[&str],
+    settings: &[&str],
+    workload: fn(&Cluster),
+    mut each: impl FnMut(&RawRecord<'_>, &Record<'_>, &Replica),
+) -> Replica {
     let mut cluster = Cluster::create(initdb);
     let before = cluster.files();
     let control = before.iter().find(|file| file.0 == "global/pg_control").unwrap();
     let control = ControlFile::parse(&control.1).unwrap();
+    let hints_logged = control.checksum_version != 0 || settings.contains(&"wal_log_hints=on");
     let mut replica = Replica::load(&before, Options { hints_logged });
 
-    let mut settings = workload::SETTINGS.to_vec();
-    settings.extend([
-        "wal_consistency_checking=all",
-        "full_page_writes=off",
-        "wal_compression=lz4",
-    ]);
-    cluster.serve(&settings);
+    cluster.serve(&[workload::SETTINGS, settings].concat());
     workload(&cluster);
     cluster.stop();
 
@@ -46,7 +78,11 @@ fn judge(initdb: &[&str], hints_logged: bool, workload: fn(&Cluster)) -> u32 {
         .assume_version(WalVersion::V15);
     loop {
         match decoder.next(&mut input) {
-            Ok(Some(raw)) => replica.apply(&raw.decode().unwrap()),
+            Ok(Some(raw)) => {
+                let record = raw.decode().unwrap();
+                each(&raw, &record, &replica);
+                replica.apply(&record);
+            }
             Ok(None) => panic!("WAL has no end"),
             Err(error) => {
                 assert!(error.is_end_of_wal(), "{error}");
@@ -54,15 +90,14 @@ fn judge(initdb: &[&str], hints_logged: bool, workload: fn(&Cluster)) -> u32 {
             }
         }
     }
-    let matched = report(&replica);
     let (differences, compared) = replica.compare(&cluster.files());
-    for difference in differences.iter().take(30) {
+    for difference in differences.iter().take(30).chain(&replica.complaints) {
         println!("{difference}");
     }
     println!("{compared} pages compared with the files, {} differ", differences.len());
     assert!(compared > 3000);
     assert_eq!((replica.complaints.len(), differences.len()), (0, 0));
-    matched
+    replica
 }
 
 fn report(replica: &Replica) -> u32 {
@@ -71,9 +106,6 @@ fn report(replica: &Replica) -> u32 {
         println!("{kind}: {tally:?}");
         matched += tally.matched;
         mismatched += tally.mismatched;
-    }
-    for complaint in &replica.complaints {
-        println!("{complaint}");
     }
     println!("{matched} blocks match, {mismatched} do not");
     matched

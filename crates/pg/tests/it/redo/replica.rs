@@ -31,6 +31,8 @@ pub(crate) struct Replica {
     slru: BTreeMap<(Slru, u32), Box<PageBytes>>,
     options: Options,
     pub(crate) tallies: BTreeMap<String, Tally>,
+    /// Relations with records that we could not redo.
+    tainted: BTreeSet<RelTag>,
     /// The first few mismatches and errors.
     pub(crate) complaints: Vec<String>,
 }
@@ -43,6 +45,7 @@ impl Replica {
             slru: BTreeMap::new(),
             options,
             tallies: BTreeMap::new(),
+            tainted: BTreeSet::new(),
             complaints: Vec::new(),
         };
         for (path, bytes) in files {
@@ -56,6 +59,11 @@ impl Replica {
             }
         }
         replica
+    }
+
+    /// The page as it is now.
+    pub(crate) fn page(&self, tag: RelTag, block: u32) -> Option<&PageBytes> {
+        self.pages.get(&(tag, block)).map(|page| &**page)
     }
 
     pub(crate) fn apply(&mut self, record: &Record<'_>) {
@@ -99,7 +107,12 @@ impl Replica {
             Ok(Outcome::Skipped) => complaint = Some("skipped".to_owned()),
             Err(error) if error.fault == Fault::Unsupported => {
                 tally.unsupported += 1;
-                **page = *expected.take().expect("every block has an image");
+                match expected.take() {
+                    Some(image) => **page = *image,
+                    None => {
+                        self.tainted.insert(block.tag);
+                    }
+                }
             }
             Err(error) => complaint = Some(error.to_string()),
         }
@@ -197,6 +210,9 @@ impl Replica {
         for (key, theirs) in &there.pages {
             let (tag, block) = *key;
             if tag.fork == Fork::Fsm || (tag.fork == Fork::Main && unlogged.contains(&tag.node())) {
+                continue;
+            }
+            if self.tainted.contains(&tag) {
                 continue;
             }
             compared += 1;
