@@ -75,6 +75,24 @@ impl Client {
         Ok(parsed.collect::<Result<_, Error>>()?)
     }
 
+    /// A page of `pg_xact` as of `lsn`: four transactions to a byte; `None` if there is none.
+    pub async fn transactions(
+        &mut self,
+        page: u32,
+        lsn: Lsn,
+    ) -> Result<Option<Vec<u8>>, ClientError> {
+        let rows = self.connection.run_text(&format!("TRANSACTIONS {page} {lsn}")).await?;
+        let wrong = || Error::protocol("TRANSACTIONS answered with something else").into();
+        match rows.first().map(Vec::as_slice) {
+            Some([None]) => Ok(None),
+            Some([Some(hex)]) => {
+                let bytes = from_bytea(hex).filter(|bytes| bytes.len() == PAGE_BYTES);
+                bytes.map(Some).ok_or_else(wrong)
+            }
+            _ => Err(wrong()),
+        }
+    }
+
     /// Turns the connection into a page stream.
     pub async fn into_stream(mut self) -> Result<PageStream, ClientError> {
         let options = Options::new().with("VERSION", VERSION);
@@ -92,6 +110,16 @@ fn relation(row: &Row) -> Option<(RelTag, u32)> {
     let fork = Fork::from_number(u8::try_from(number(3)?).ok()?)?;
     let (spcnode, dbnode, relnode) = (Oid(number(0)?), Oid(number(1)?), Oid(number(2)?));
     Some((RelTag { spcnode, dbnode, relnode, fork }, number(4)?))
+}
+
+/// The bytes of `\x0123…`.
+fn from_bytea(text: &str) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix("\\x")?.as_bytes();
+    let value =
+        |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let byte = |&[high, low]: &[u8; 2]| Some(value(high)? << 4 | value(low)?);
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 /// A stream of questions and answers, one at a time.

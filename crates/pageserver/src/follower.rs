@@ -83,10 +83,7 @@ impl Follower {
                 Ok(()) => return self.phase.set(Phase::Stopped),
                 Err(error) => error,
             };
-            let hint = error.hint();
-            tracing::error!(%error, hint, "the page server does not follow Postgres");
-            *self.problem.borrow_mut() =
-                Some(Problem { message: error.to_string(), hint: hint.map(str::to_owned) });
+            self.note_problem(&error);
             if !error.is_passing() {
                 self.phase.set(Phase::Failed);
                 return;
@@ -218,6 +215,16 @@ impl Follower {
             "base backup taken"
         );
         Ok(())
+    }
+
+    /// Logs a problem the first time; the status has it as long as it lasts.
+    fn note_problem(&self, error: &Error) {
+        let hint = error.hint();
+        let problem = Problem { message: error.to_string(), hint: hint.map(str::to_owned) };
+        if self.problem.borrow().as_ref() != Some(&problem) {
+            tracing::error!(%error, hint, "the page server does not follow Postgres");
+        }
+        *self.problem.borrow_mut() = Some(problem);
     }
 
     fn note(&self, position: Position) {

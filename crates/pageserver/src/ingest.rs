@@ -12,13 +12,14 @@ use pg::oid::Oid;
 use pg::page::vm;
 use pg::redo::effects::{self, Change, TransactionEnd};
 use pg::redo::visibility::implied_vm_clears;
+use pg::redo::{self, Fault};
 use pg::wal::reader::StreamDecoder;
-use pg::wal::record::{RawRecord, Record};
+use pg::wal::record::{RawRecord, Record, RecordKind};
 use pg::wal::rmgr::Rmgr;
 
 use crate::error::Error;
 use crate::index::{Effect, Index, Position};
-use crate::limits::WAL_WRITE_BYTES_MAX;
+use crate::limits::{PAGE_BYTES, WAL_WRITE_BYTES_MAX};
 use crate::timeline::Timeline;
 
 /// What has been taken in since the start.
@@ -30,6 +31,8 @@ pub struct Counters {
     pub by_rmgr: BTreeMap<&'static str, u64>,
     /// Records that touch pages which we cannot redo, by resource manager and kind.
     pub unsupported: BTreeMap<String, u64>,
+    /// Kinds met so far, and whether we can redo them.
+    redone_kinds: BTreeMap<RecordKind, bool>,
 }
 
 /// Takes WAL into a timeline's index, in order.
@@ -152,9 +155,8 @@ fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let record = raw.decode().map_err(damaged)?;
-    if changes_pages && !can_redo(rmgr) {
-        let name = record.kind().to_string();
-        *counters.unsupported.entry(name).or_default() += 1;
+    if changes_pages && !is_redone(&record, &mut counters.redone_kinds) {
+        *counters.unsupported.entry(record.kind().to_string()).or_default() += 1;
     }
     if clears_bits {
         for cleared in implied_vm_clears(&record) {
@@ -172,13 +174,16 @@ fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Resource managers whose records [`pg::redo`] applies to pages; those of others count only by
-/// their images.
-fn can_redo(rmgr: Rmgr) -> bool {
-    matches!(
-        rmgr,
-        Rmgr::XLOG | Rmgr::HEAP | Rmgr::HEAP2 | Rmgr::BTREE | Rmgr::SEQUENCE | Rmgr::GENERIC
-    )
+/// Whether [`pg::redo`] knows this kind of record: tried once for each kind, on an empty page.
+fn is_redone(record: &Record<'_>, known: &mut BTreeMap<RecordKind, bool>) -> bool {
+    let info = record.kind_bits();
+    *known.entry(RecordKind { info, ..record.kind() }).or_insert_with(|| {
+        let changed = record.blocks.iter().find(|block| !block.block_ref().starts_anew);
+        let mut scratch = [0; PAGE_BYTES];
+        let tried = changed
+            .map(|block| redo::redo(record, block.id, &mut scratch, redo::Options::default()));
+        !matches!(tried, Some(Err(error)) if error.fault == Fault::Unsupported)
+    })
 }
 
 /// Notes the touches of one record.

@@ -40,6 +40,10 @@ pub const CLIENTS_MAX: usize = 1000;
 /// A client has this long from connecting to its first command.
 pub const LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// Status intervals without a word from Postgres after which the connection counts as lost: a minute
+/// with the default interval, as `wal_receiver_timeout`. From the second on, it is asked to answer.
+pub const SILENT_INTERVALS_MAX: u32 = 6;
+
 /// First pause before connecting or writing again; doubles up to [`RETRY_PAUSE_MAX`].
 pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest such pause: an operator who has freed the disk should not have to wait long.

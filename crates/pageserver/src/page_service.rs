@@ -1,7 +1,7 @@
 //! The page service: GetPage@LSN and its relatives over the Postgres protocol in replication mode.
 //!
-//! Commands: IDENTIFY_SYSTEM, SHOW, PAGESTREAM (format in [`pg::wire::pagestream`]) and `RELATIONS [lsn]`, which
-//! lists every relation fork as of an LSN. A request that is wrong gets a Postgres error; one that cannot be read at
+//! Commands: IDENTIFY_SYSTEM, SHOW, PAGESTREAM (format in [`pg::wire::pagestream`]), `RELATIONS [lsn]`, which
+//! lists every relation fork as of an LSN, and `TRANSACTIONS page [lsn]`, which gives a page of `pg_xact`. A request that is wrong gets a Postgres error; one that cannot be read at
 //! all ends the connection.
 
 use std::rc::Rc;
@@ -231,9 +231,9 @@ impl Session<'_> {
                 let message = "the page service does not support this replication command";
                 Err(Report::error(SqlState::FEATURE_NOT_SUPPORTED, message))
             }
-            Ok(None) => match relations_lsn(sql) {
-                Some(Ok(lsn)) => self.relations(lsn).await,
-                Some(Err(report)) => Err(report),
+            Ok(None) => match Own::parse(sql) {
+                Some(Own::Relations { lsn }) => self.relations(lsn).await,
+                Some(Own::Transactions { page, lsn }) => self.transactions(page, lsn).await,
                 None => {
                     let message = "the page service runs replication commands only";
                     Err(Report::error(SqlState::SYNTAX_ERROR, message))
@@ -304,6 +304,21 @@ impl Session<'_> {
             backend::write::data_row(&mut self.out, &row);
         }
         backend::write::command_complete(&mut self.out, format!("RELATIONS {}", forks.len()));
+        Ok(())
+    }
+
+    async fn transactions(&mut self, page: u32, lsn: Lsn) -> Result<(), Report> {
+        let timeline = self.service.timeline()?;
+        let read = async {
+            let lsn = timeline.lsn_for(lsn, Lsn::INVALID).await?;
+            timeline.transactions(page, lsn).await
+        };
+        let page = read.await.map_err(|error| error.report())?;
+        let hex = page.map(|page| bytea(&page[..]));
+        let field = Field::text(b"page", Oid::BYTEA, -1);
+        backend::write::row_description(&mut self.out, &[field]);
+        backend::write::data_row(&mut self.out, &[hex.as_ref().map(|text| text.as_bytes())]);
+        backend::write::command_complete(&mut self.out, "TRANSACTIONS");
         Ok(())
     }
 
@@ -443,19 +458,37 @@ fn check_startup(packet: &startup::Startup<'_>) -> Result<(), End> {
     }
 }
 
-/// The LSN of `RELATIONS [lsn]`; `None` if the text is another command.
-fn relations_lsn(sql: &str) -> Option<Result<Lsn, Report>> {
-    let mut words = sql.trim().trim_end_matches(';').split_ascii_whitespace();
-    if !words.next()?.eq_ignore_ascii_case("RELATIONS") {
-        return None;
+/// Bytes as Postgres shows a `bytea`: `\x` and hexadecimal digits.
+fn bytea(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    let pairs = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+    "\\x".chars().chain(pairs).collect()
+}
+
+/// Commands of our own, besides those of the replication grammar.
+#[derive(Debug, PartialEq, Eq)]
+enum Own {
+    Relations { lsn: Lsn },
+    Transactions { page: u32, lsn: Lsn },
+}
+
+impl Own {
+    /// `None` for anything else. Without an LSN the latest is meant.
+    fn parse(sql: &str) -> Option<Own> {
+        let words: Vec<&str> = sql.trim().trim_end_matches(';').split_ascii_whitespace().collect();
+        let (name, arguments) = words.split_first()?;
+        let lsn = |argument: Option<&&str>| match argument {
+            None => Some(Lsn::MAX),
+            Some(text) => text.trim_matches('\'').parse().ok(),
+        };
+        match (name.to_ascii_uppercase().as_str(), arguments) {
+            ("RELATIONS", [] | [_]) => Some(Own::Relations { lsn: lsn(arguments.first())? }),
+            ("TRANSACTIONS", [page] | [page, _]) => {
+                Some(Own::Transactions { page: page.parse().ok()?, lsn: lsn(arguments.get(1))? })
+            }
+            _ => None,
+        }
     }
-    let lsn = match (words.next(), words.next()) {
-        (None, None) => Some(Lsn::MAX),
-        (Some(lsn), None) => lsn.trim_matches('\'').parse().ok(),
-        _ => None,
-    };
-    let message = "RELATIONS takes one LSN, or none for the latest";
-    Some(lsn.ok_or_else(|| Report::error(SqlState::SYNTAX_ERROR, message)))
 }
 
 #[cfg(test)]
@@ -463,12 +496,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relations_takes_an_lsn_or_none() {
-        assert_eq!(relations_lsn("RELATIONS"), Some(Ok(Lsn::MAX)));
-        assert_eq!(relations_lsn(" relations '0/16B3748';"), Some(Ok(Lsn(0x16B_3748))));
-        assert!(relations_lsn("RELATIONS 1").is_some_and(|lsn| lsn.is_err()));
-        assert!(relations_lsn("RELATIONS 0/1 0/2").is_some_and(|lsn| lsn.is_err()));
-        assert_eq!(relations_lsn("SELECT 1"), None);
-        assert_eq!(relations_lsn(""), None);
+    fn own_commands_take_an_lsn_or_none() {
+        let at = Lsn(0x16B_3748);
+        for (sql, own) in [
+            ("RELATIONS", Some(Own::Relations { lsn: Lsn::MAX })),
+            (" relations '0/16B3748';", Some(Own::Relations { lsn: at })),
+            ("RELATIONS 1", None),
+            ("RELATIONS 0/1 0/2", None),
+            ("TRANSACTIONS 3", Some(Own::Transactions { page: 3, lsn: Lsn::MAX })),
+            ("TRANSACTIONS 3 0/16B3748", Some(Own::Transactions { page: 3, lsn: at })),
+            ("TRANSACTIONS", None),
+            ("TRANSACTIONS -1", None),
+            ("SELECT 1", None),
+            ("", None),
+        ] {
+            assert_eq!(Own::parse(sql), own, "{sql}");
+        }
     }
 }

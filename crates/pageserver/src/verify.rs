@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use pg::datadir::control::{ControlFile, State};
 use pg::datadir::layout::{RelationFile, SEGMENT_BLOCKS};
 use pg::datadir::relation::{Fork, RelNode, RelTag};
+use pg::datadir::slru::Slru;
 use pg::lsn::Lsn;
 use pg::sqlstate::SqlState;
 use runtime::fs::{self, File, OpenOptions};
@@ -31,6 +32,8 @@ pub struct Report {
     /// Relation forks and blocks compared.
     pub forks: u64,
     pub blocks: u64,
+    /// Pages of `pg_xact` compared.
+    pub transaction_pages: u64,
     /// How many differences there are; the first ones follow.
     pub differences_found: u64,
     pub differences: Vec<Difference>,
@@ -51,7 +54,7 @@ pub struct Report {
 /// One block, or one relation, that is not the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// `1663/5/16384`, other forks with their name.
+    /// `1663/5/16384`, other forks with their name; or a file of `pg_xact`.
     pub relation: String,
     /// `None` for the relation as a whole.
     pub block: Option<u32>,
@@ -72,14 +75,18 @@ impl Report {
     }
 
     fn differs(&mut self, tag: RelTag, block: Option<u32>, what: impl Into<String>) {
+        self.differs_in(tag.to_string(), block, what.into());
+    }
+
+    fn differs_in(&mut self, relation: String, block: Option<u32>, what: String) {
         self.differences_found += 1;
-        keep(&mut self.differences, tag, block, what.into());
+        keep(&mut self.differences, relation, block, what);
     }
 }
 
-fn keep(list: &mut Vec<Difference>, tag: RelTag, block: Option<u32>, what: String) {
+fn keep(list: &mut Vec<Difference>, relation: String, block: Option<u32>, what: String) {
     if list.len() < DIFFERENCES_KEPT_MAX {
-        list.push(Difference { relation: tag.to_string(), block, what });
+        list.push(Difference { relation, block, what });
     }
 }
 
@@ -143,6 +150,7 @@ pub async fn verify(
     };
     let cluster = Cluster::read(data_directory, &mut report).await?;
     let ours: BTreeMap<RelTag, u32> = client.relations(lsn).await?.into_iter().collect();
+    transactions(data_directory, &mut client, lsn, &mut report).await?;
     let pages = client.into_stream().await?;
     let blocks_total = cluster.forks.values().map(|fork| u64::from(fork.blocks)).sum();
     let progress_now = Progress { blocks_done: 0, blocks_total };
@@ -160,6 +168,37 @@ pub async fn verify(
     }
     progress(comparison.progress);
     Ok(comparison.report)
+}
+
+/// Compares the transaction status of all pages that the cluster still has. They bear no LSN and no
+/// hints: every bit counts.
+async fn transactions(
+    data_directory: &Path,
+    client: &mut Client,
+    lsn: Lsn,
+    report: &mut Report,
+) -> Result<(), VerifyError> {
+    let folder = data_directory.join(Slru::Clog.directory());
+    let failed = |source| Error::file("read directory", &folder, source);
+    for entry in fs::read_dir(&folder).await.map_err(failed)? {
+        let name = format!("{}/{}", Slru::Clog.directory(), entry.name.to_string_lossy());
+        let Some((_, first)) = Slru::parse(&name) else { continue };
+        let path = folder.join(&entry.name);
+        let read = fs::read(&path).await;
+        let bytes = read.map_err(|source| Error::file("read", &path, source))?;
+        for (page, theirs) in (first..).zip(split(&bytes)) {
+            let ours = client.transactions(page, lsn).await?;
+            report.transaction_pages += 1;
+            if ours.as_deref().unwrap_or(&[0; PAGE_BYTES]) != theirs {
+                report.differs_in(
+                    name.clone(),
+                    Some(page),
+                    "transaction status differs".to_owned(),
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn read_control(data_directory: &Path) -> Result<ControlFile, VerifyError> {
@@ -327,7 +366,8 @@ impl Comparison<'_> {
         match error {
             ClientError::Refused { sqlstate: SqlState::FEATURE_NOT_SUPPORTED, .. } => {
                 self.report.unsupported_blocks += 1;
-                keep(&mut self.report.unsupported, tag, Some(block), error.to_string());
+                let unsupported = &mut self.report.unsupported;
+                keep(unsupported, tag.to_string(), Some(block), error.to_string());
                 Ok(())
             }
             ClientError::Refused { .. } => {

@@ -6,6 +6,7 @@
 //! Invariant: `flushed` in a status message never exceeds what is synced; `applied` never exceeds what the
 //! index has.
 
+use std::io;
 use std::time::Duration;
 
 use pg::lsn::Lsn;
@@ -18,7 +19,7 @@ use runtime::clock::{self, Instant};
 use crate::connection::{Connection, malformed, unexpected};
 use crate::error::Error;
 use crate::ingest::Ingest;
-use crate::limits::WAL_WRITE_BYTES_MAX;
+use crate::limits::{SILENT_INTERVALS_MAX, WAL_WRITE_BYTES_MAX};
 use crate::timeline::Timeline;
 use crate::wal_store::WalWriter;
 use crate::watch::{Watch, unless_stopped};
@@ -36,7 +37,9 @@ pub struct WalReceiver<'t> {
     /// What the last status message said, and when it was sent.
     reported: (Lsn, Lsn),
     reported_at: Instant,
+    /// The sender wants a status message now.
     reply_requested: bool,
+    received_at: Instant,
 }
 
 /// What the receiver tells its owner after each step.
@@ -64,6 +67,7 @@ impl<'t> WalReceiver<'t> {
             reported: (Lsn::INVALID, Lsn::INVALID),
             reported_at: clock::now(),
             reply_requested: false,
+            received_at: clock::now(),
         }
     }
 
@@ -85,7 +89,7 @@ impl<'t> WalReceiver<'t> {
             }
             match received {
                 Some(received) => received?,
-                None => return self.send_status(connection).await,
+                None => return self.leave(connection).await,
             }
             report(self.position());
             let now = (self.timeline.durable(), self.timeline.ingested());
@@ -145,15 +149,29 @@ impl<'t> WalReceiver<'t> {
         if self.buffer.is_empty() {
             match clock::timeout(left, self.gather_one(connection, expected)).await {
                 Ok(gathered) => gathered?,
-                Err(_elapsed) => return Ok(()),
+                Err(_elapsed) => return self.check_silence(),
             }
         }
+        self.received_at = clock::now();
         while self.buffer.len() < WAL_WRITE_BYTES_MAX {
             let Some(message) = connection.try_receive()? else { break };
             let expected = self.timeline.durable() + self.buffer.len() as u64;
             self.take(message.kind, connection.body(&message), expected)?;
         }
         Ok(())
+    }
+
+    /// A server that does not even answer to our status messages is gone.
+    fn check_silence(&self) -> Result<(), Error> {
+        if self.silence() < self.status_interval * SILENT_INTERVALS_MAX {
+            return Ok(());
+        }
+        let source = io::Error::new(io::ErrorKind::TimedOut, "the server says nothing any more");
+        Err(Error::Connection { server: "streaming replication".to_owned(), source })
+    }
+
+    fn silence(&self) -> Duration {
+        clock::now() - self.received_at
     }
 
     async fn gather_one(
@@ -220,6 +238,15 @@ impl<'t> WalReceiver<'t> {
         clock::now() - self.reported_at >= self.status_interval
     }
 
+    /// The last position, and good-bye.
+    async fn leave(&mut self, connection: &Connection) -> Result<(), Error> {
+        self.send_status(connection).await?;
+        let mut packet = Vec::new();
+        frontend::write::copy_done(&mut packet);
+        frontend::write::terminate(&mut packet);
+        connection.send(&packet).await
+    }
+
     async fn send_status(&mut self, connection: &Connection) -> Result<(), Error> {
         let (flushed, applied) = (self.timeline.durable(), self.timeline.ingested());
         let status = StandbyStatus {
@@ -227,7 +254,7 @@ impl<'t> WalReceiver<'t> {
             flushed,
             applied,
             sent_at: clock::wall_micros() - POSTGRES_EPOCH_UNIX_MICROS,
-            reply_requested: false,
+            reply_requested: self.silence() >= self.status_interval * 2,
         };
         let (mut data, mut packet) = (Vec::new(), Vec::new());
         status.write(&mut data);

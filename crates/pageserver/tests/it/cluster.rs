@@ -125,6 +125,15 @@ impl Cluster {
         }
     }
 
+    /// Puts a line at the top of `pg_hba.conf`; it counts after a reload.
+    pub(crate) fn allow(&self, line: &str) {
+        let path = self.data().join("pg_hba.conf");
+        #[expect(clippy::disallowed_methods, reason = "a test changes the server's rules")]
+        let before = std::fs::read_to_string(&path).expect("initdb made it");
+        #[expect(clippy::disallowed_methods, reason = "a test changes the server's rules")]
+        std::fs::write(&path, format!("{line}\n{before}")).expect("the file is ours");
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }

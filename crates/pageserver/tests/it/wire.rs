@@ -75,8 +75,13 @@ fn wrong_openings_get_an_error_or_a_clean_close() {
     let not_replication = startup(&[("user", "u"), ("database", "d")]);
     assert_eq!(errors(&answer(&service, &not_replication)), [SqlState::FEATURE_NOT_SUPPORTED]);
     let no_user = startup(&[("replication", "true")]);
-    assert_eq!(errors(&answer(&service, &no_user)), [SqlState::INVALID_AUTHORIZATION_SPECIFICATION]);
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xFF; 100], &[0; 100], &[0x16, 3, 1, 0, 5, 1, 2]] {
+    assert_eq!(
+        errors(&answer(&service, &no_user)),
+        [SqlState::INVALID_AUTHORIZATION_SPECIFICATION]
+    );
+    for garbage in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xFF; 100], &[0; 100], &[0x16, 3, 1, 0, 5, 1, 2]]
+    {
         let all = answer(&service, garbage);
         assert!(all.is_empty() || errors(&all).len() == 1, "{all:?}");
     }
@@ -142,7 +147,10 @@ fn lying_lengths_and_unknown_messages_end_the_session() {
 #[test]
 fn only_known_users_with_the_right_password_are_let_in() {
     let secret = pg::auth::scram::Secret::of(b"stored", b"0123456789abcdef", 4096).to_string();
-    let user = |name: &str, secret: &str| User { name: name.to_owned(), secret: Password(secret.to_owned()) };
+    let user = |name: &str, secret: &str| User {
+        name: name.to_owned(),
+        secret: Password(secret.to_owned()),
+    };
     let (service, _folder) = lonely("users", vec![user("ann", "right"), user("bob", &secret)]);
     let address = service.address.to_string();
     let log_in = |user: &'static str, password: &'static str| {

@@ -1,6 +1,8 @@
 //! Tests with a server.
 
+mod damage;
 mod following;
+mod login;
 mod past;
 mod restarts;
 

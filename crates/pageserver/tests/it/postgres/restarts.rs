@@ -65,7 +65,10 @@ fn nothing_acknowledged_is_lost_by_kills() {
             }
             let again = Service::start(settings.clone());
             let status = again.wait_streaming();
-            assert!(lsn(status.flushed_lsn.as_ref()) >= told || round % 2 == 1, "{told} {status:?}");
+            assert!(
+                lsn(status.flushed_lsn.as_ref()) >= told || round % 2 == 1,
+                "{told} {status:?}"
+            );
             let status = again.wait_lsn(told);
             assert!(lsn(status.ingested_lsn.as_ref()) >= told);
             again.stop();
@@ -87,7 +90,8 @@ fn follows_a_postgres_that_crashes_and_comes_back() {
     for round in 0..3 {
         cluster.sql(&format!("CREATE TABLE t{round} AS SELECT i FROM generate_series(1, 5000) i"));
         cluster.stop("immediate");
-        service.wait("the loss", |status| status.phase != Phase::Streaming && status.error.is_some());
+        service
+            .wait("the loss", |status| status.phase != Phase::Streaming && status.error.is_some());
         cluster.run();
         cluster.sql(&format!("DELETE FROM t{round} WHERE i % 2 = 0"));
         let status = service.wait_lsn(current_lsn(&cluster));
@@ -140,7 +144,8 @@ fn goes_on_by_itself_when_a_wal_segment_could_not_be_written() {
     let sql = "SELECT pg_walfile_name(pg_current_wal_lsn() + 2 * 16777216)";
     let obstacle = folder.path().join("wal").join(cluster.sql(sql));
     std::fs::create_dir(&obstacle).expect("the segment is not there yet");
-    cluster.sql("CREATE TABLE big AS SELECT i, repeat('x', 1000) x FROM generate_series(1, 40000) i");
+    cluster
+        .sql("CREATE TABLE big AS SELECT i, repeat('x', 1000) x FROM generate_series(1, 40000) i");
     let status = service.wait("the failure", |status| status.error.is_some());
     let message = status.error.expect("it says why").message;
     assert!(message.contains("could not write WAL segment"), "{message}");
@@ -186,11 +191,15 @@ impl SmallDisk {
     /// `None` where we may not mount.
     fn mount(path: PathBuf, mebibytes: u32) -> Option<SmallDisk> {
         let disk = SmallDisk(path);
-        disk.run("mount", &["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).then_some(disk)
+        disk.run("mount", &["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"])
+            .then_some(disk)
     }
 
     fn grow(&self, mebibytes: u32) {
-        assert!(self.run("mount", &["-o", &format!("remount,size={mebibytes}m")]), "it can be remounted");
+        assert!(
+            self.run("mount", &["-o", &format!("remount,size={mebibytes}m")]),
+            "it can be remounted"
+        );
     }
 
     #[expect(clippy::disallowed_methods, reason = "the test mounts a file system")]
@@ -213,17 +222,23 @@ fn goes_on_by_itself_when_the_disk_was_full() {
     let wal = folder.path().join("wal");
     std::fs::create_dir(&wal).expect("the folder is new");
     let Some(disk) = SmallDisk::mount(wal, 24) else {
-        println!("skipped: only root can make a small disk; an obstacle stands for it in another test");
+        println!(
+            "skipped: only root can make a small disk; an obstacle stands for it in another test"
+        );
         return;
     };
     let mut cluster = Cluster::start("full", &[], &[]);
     let service = Service::start(settings(folder.path(), cluster.socket()));
     service.wait_streaming();
-    cluster.sql("CREATE TABLE big AS SELECT i, repeat('x', 1000) x FROM generate_series(1, 30000) i");
+    cluster
+        .sql("CREATE TABLE big AS SELECT i, repeat('x', 1000) x FROM generate_series(1, 30000) i");
     let status = service.wait("the full disk", |status| status.error.is_some());
     let problem = status.error.expect("it says why");
     assert!(problem.message.contains("could not write WAL segment"), "{}", problem.message);
-    assert!(problem.hint.is_some_and(|hint| hint.contains("free space")), "an operator is told what to do");
+    assert!(
+        problem.hint.is_some_and(|hint| hint.contains("free space")),
+        "an operator is told what to do"
+    );
     pause(1000);
     assert!(acknowledged(&cluster) <= lsn(service.status().flushed_lsn.as_ref()));
     service.kill();
