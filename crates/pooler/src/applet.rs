@@ -12,6 +12,8 @@ use runtime::executor::{self, JoinHandle};
 use runtime::net::Address;
 
 use crate::client::{ClientState, End};
+use crate::command::{Answer, Command};
+use crate::console::snapshot::Snapshot;
 use crate::control::{self, PoolerOptions};
 use crate::listener::Listeners;
 use crate::router::{Links, Phase, Router};
@@ -59,6 +61,18 @@ impl Pooler {
     pub fn addresses(&self) -> Vec<Address> {
         let running = self.running.borrow();
         running.as_ref().map(|running| running.listeners.addresses.clone()).unwrap_or_default()
+    }
+
+    /// What every core knows of its pools, in the order of the cores. Empty unless it runs.
+    pub async fn snapshots(&self) -> Vec<Snapshot> {
+        let router = self.running.borrow().as_ref().map(|running| Rc::clone(&running.router));
+        let Some(router) = router else { return Vec::new() };
+        let answers = crate::orders::ask_all(&router, &Command::Snapshot).await;
+        let snapshots = answers.into_iter().filter_map(|answer| match answer {
+            Answer::Snapshot(snapshot) => Some(*snapshot),
+            Answer::Done | Answer::Unknown => None,
+        });
+        snapshots.collect()
     }
 
     fn open(&self, node: &Node) -> Result<(), Error> {

@@ -254,7 +254,10 @@ impl Client {
     fn may_release(&self, server: &Server) -> bool {
         self.route.config().pool_mode != PoolMode::Session
             && server.is_clean()
-            && !self.input.borrow().inside
+            && {
+                let input = self.input.borrow();
+                !input.inside && input.held.is_none()
+            }
     }
 
     /// Takes the server from the client, which is idle then.
@@ -319,7 +322,8 @@ impl Client {
     /// answers are waited for, they wake it.
     fn poll_room(&self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.settling.get() {
-            return Ok(false);
+            // Round again, to wait for the server's answer.
+            return Ok(true);
         }
         let held = self.server.borrow();
         let Some(server) = &*held else { return Ok(true) };
