@@ -1,40 +1,66 @@
 //! The pooler as `howdah` runs it: from which file its rules come at start and on reload, and where it listens.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
+use pooler::console::snapshot::Snapshot;
 use pooler::rules::Rules;
 use pooler::settings::Settings;
 use pooler::settings::file::SettingsError;
 use pooler::{Links, Pooler, PoolerOptions};
 use runtime::app::{App, Applet, Error as AppError, LocalFuture, Node, Stop};
+use runtime::executor::{self, JoinHandle};
 use runtime::fs::blocking as fs;
+use runtime::mailbox::{self, Reply, Sender};
 
 use crate::error::{Error, Result};
+use crate::limits::POOLER_QUEUE_MAX;
 
 /// Reads the pooler's settings again, for a reload; what `howdah up` fills in is filled in again.
 pub type Reread = Arc<dyn Fn() -> std::result::Result<Settings, Vec<SettingsError>> + Send + Sync>;
 
-/// Where it listens, once it does.
-#[derive(Clone, Debug, Default)]
-pub struct Addresses(Arc<OnceLock<Vec<String>>>);
+/// Asks the pooler from anywhere in the process.
+#[derive(Clone, Default)]
+pub struct Handle {
+    /// Set when it listens.
+    addresses: Arc<OnceLock<Vec<String>>>,
+    questions: Arc<OnceLock<Sender<Reply<Vec<Snapshot>>>>>,
+}
 
-impl Addresses {
-    /// The first one, a TCP address if there is one; `None` before the pooler has started.
+impl Handle {
+    /// The first address that it listens on, a TCP one if there is one; `None` before it has started.
     #[must_use]
-    pub fn first(&self) -> Option<String> {
-        self.0.get()?.first().cloned()
+    pub fn address(&self) -> Option<String> {
+        self.addresses.get()?.first().cloned()
     }
 
     /// All of them.
     #[must_use]
-    pub fn all(&self) -> Vec<String> {
-        self.0.get().cloned().unwrap_or_default()
+    pub fn addresses(&self) -> Vec<String> {
+        self.addresses.get().cloned().unwrap_or_default()
+    }
+
+    /// What all cores know of their pools; `None` if there is no pooler (yet).
+    pub async fn snapshots(&self) -> Option<Vec<Snapshot>> {
+        let (reply, pending) = mailbox::oneshot();
+        self.questions.get()?.try_send(reply).ok()?;
+        pending.await.ok()
     }
 }
 
+/// The cryptography of TLS: the library's choices, with AES-128 and SHA-256 first, which the server's order decides.
+/// Most processors have instructions for SHA-256 and none for SHA-384, which is a tenth of a handshake.
+fn cryptography() -> rustls::crypto::CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let first = rustls::CipherSuite::TLS13_AES_128_GCM_SHA256;
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
+    provider
+}
+
 /// The app; its settings and the files that they name are checked here.
-pub fn app(settings: Settings, reread: Reread) -> Result<(App, Addresses)> {
+pub fn app(settings: Settings, reread: Reread) -> Result<(App, Handle)> {
     let rules = Rules::load(1, settings, &read).map_err(|errors| refused(&errors))?;
     let load = move |version: u64, replaced: Option<Settings>| {
         let settings = match replaced {
@@ -46,15 +72,16 @@ pub fn app(settings: Settings, reread: Reread) -> Result<(App, Addresses)> {
     let options = PoolerOptions {
         rules: Arc::new(rules),
         load: Arc::new(load),
-        provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+        provider: Arc::new(cryptography()),
     };
-    let (links, addresses) = (Links::new(), Addresses::default());
-    let shared = addresses.clone();
-    let make = move |_node: &Node| Reporting {
-        pooler: Pooler::new(options.clone(), Arc::clone(&links)),
-        addresses: shared.clone(),
+    let (links, handle) = (Links::new(), Handle::default());
+    let shared = handle.clone();
+    let make = move |_node: &Node| Reachable {
+        pooler: Rc::new(Pooler::new(options.clone(), Arc::clone(&links))),
+        handle: shared.clone(),
+        answering: RefCell::default(),
     };
-    Ok((App::new("pooler", make), addresses))
+    Ok((App::new("pooler", make), handle))
 }
 
 /// The complaints of a configuration as one error.
@@ -115,13 +142,35 @@ fn unreadable(file: &str, error: &std::io::Error) -> SettingsError {
     }
 }
 
-/// A pooler that tells where it listens.
-struct Reporting {
-    pooler: Pooler,
-    addresses: Addresses,
+/// A pooler that tells where it listens, and how it does.
+struct Reachable {
+    pooler: Rc<Pooler>,
+    handle: Handle,
+    answering: RefCell<Option<JoinHandle<()>>>,
 }
 
-impl Applet for Reporting {
+impl Reachable {
+    /// On the first core, once.
+    fn answer(&self) {
+        let addresses = self.pooler.addresses().iter().map(ToString::to_string).collect();
+        let (sender, mut questions) = mailbox::channel::<Reply<Vec<Snapshot>>>(POOLER_QUEUE_MAX);
+        if self.handle.addresses.set(addresses).is_err()
+            || self.handle.questions.set(sender).is_err()
+        {
+            return;
+        }
+        let pooler = Rc::clone(&self.pooler);
+        let answering = executor::spawn(async move {
+            while let Some(reply) = questions.recv().await {
+                // Who asked may have gone away meanwhile.
+                drop(reply.send(pooler.snapshots().await));
+            }
+        });
+        *self.answering.borrow_mut() = Some(answering);
+    }
+}
+
+impl Applet for Reachable {
     fn name(&self) -> &'static str {
         self.pooler.name()
     }
@@ -130,15 +179,18 @@ impl Applet for Reporting {
         Box::pin(async {
             self.pooler.start(node).await?;
             if node.index == 0 {
-                let addresses = self.pooler.addresses().iter().map(ToString::to_string).collect();
-                // Only the first core tells, once.
-                let _told = self.addresses.0.set(addresses);
+                self.answer();
             }
             Ok(())
         })
     }
 
     fn stop<'a>(&'a self, how: Stop) -> LocalFuture<'a, ()> {
-        self.pooler.stop(how)
+        Box::pin(async move {
+            if let Some(answering) = self.answering.take() {
+                answering.abort();
+            }
+            self.pooler.stop(how).await;
+        })
     }
 }

@@ -233,6 +233,8 @@ fn load_server(
     // libpq never resumes a session, and tickets cost every log-in bytes and memory; PostgreSQL sends none either.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    // As PostgreSQL does (ssl_prefer_server_ciphers): the provider was given in the order we want.
+    config.ignore_client_order = true;
     Ok(Loaded { config: Arc::new(config), end_point_hash })
 }
 
