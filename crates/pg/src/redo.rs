@@ -9,11 +9,13 @@ pub mod visibility;
 mod brin;
 mod btree;
 mod generic;
+mod gin;
 mod gist;
 mod hash;
 mod heap;
 mod heap2;
 mod sequence;
+mod spgist;
 
 use std::fmt;
 
@@ -151,7 +153,9 @@ impl<'d> Step<'_, 'd, '_> {
             Rmgr::HEAP2 => heap2::redo(self),
             Rmgr::BTREE => btree::redo(self),
             Rmgr::HASH => hash::redo(self),
+            Rmgr::GIN => gin::redo(self),
             Rmgr::GIST => gist::redo(self),
+            Rmgr::SPGIST => spgist::redo(self),
             Rmgr::BRIN => brin::redo(self),
             Rmgr::SEQUENCE => sequence::redo(self),
             Rmgr::GENERIC => generic::redo(self),

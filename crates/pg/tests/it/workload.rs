@@ -56,6 +56,8 @@ const STEPS: &[(&str, &str)] = &[
     ("btree", BTREE),
     ("transactions", TRANSACTIONS),
     ("other access methods", ACCESS_METHODS),
+    ("posting trees", POSTING_TREES),
+    ("rare records", RARE),
     ("databases", DATABASES),
 ];
 
@@ -240,6 +242,51 @@ INSERT INTO others SELECT g, md5(g::text), ARRAY[g % 20], point(g, g), int4range
 DELETE FROM others WHERE id < 1000;;
 VACUUM others;;
 VACUUM others
+";
+
+/// Few rows to a heap page, so that few item pointers fit into a leaf of a posting tree.
+const POSTING_TREES: &str = "
+CREATE TABLE many (id int, tags int[]) WITH (fillfactor = 10);;
+COPY many FROM PROGRAM 'seq 1 34000 | sed \"s/$/\\t{1,2}/\"';;
+COPY many FROM PROGRAM 'seq 1 2200 | sed \"s/$/\\t{3}/\"';;
+CREATE INDEX many_gin ON many USING gin (tags) WITH (fastupdate = off);;
+INSERT INTO many SELECT g, ARRAY[1, 3] FROM generate_series(20001, 21000) g;;
+DELETE FROM many WHERE id BETWEEN 6000 AND 26000;;
+VACUUM many;;
+INSERT INTO many SELECT g, ARRAY[1, 2] FROM generate_series(40001, 41500) g;;
+DELETE FROM many WHERE id > 40000 OR id < 1000;;
+VACUUM many
+";
+
+/// Kinds of records that take some doing.
+const RARE: &str = "
+CREATE TABLE radix (t text);;
+CREATE INDEX radix_t ON radix USING spgist (t);;
+INSERT INTO radix SELECT 'a prefix of everything ' || md5(g::text) FROM generate_series(1, 400) g;;
+INSERT INTO radix SELECT left('a prefix of everything ', g) || '#' || g FROM generate_series(1, 22) g;;
+CREATE TABLE rooted (t text);;
+CREATE INDEX rooted_t ON rooted USING spgist (t);;
+INSERT INTO rooted SELECT g FROM generate_series(1, 20) g;;
+DELETE FROM rooted WHERE t > '15';;
+VACUUM rooted;;
+CREATE TABLE killed (p point, k int);;
+CREATE INDEX killed_p ON killed USING gist (p);;
+CREATE INDEX killed_k ON killed USING hash (k);;
+INSERT INTO killed SELECT point(g % 10, g), 7 FROM generate_series(1, 120) g;;
+DELETE FROM killed;;
+SET enable_seqscan = off; SET enable_bitmapscan = off;
+SELECT count(*) FROM killed WHERE p <@ box '(0,0),(1000,1000)'; SELECT count(*) FROM killed WHERE k = 7;;
+INSERT INTO killed SELECT point(g % 10, g), 7 FROM generate_series(1, 700) g;;
+DELETE FROM killed WHERE p[1] < 320;;
+SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM killed WHERE k = 7;;
+INSERT INTO killed SELECT point(g % 10, g), 7 FROM generate_series(1, 900) g;;
+DELETE FROM killed WHERE p[1]::int % 10 <> 0;;
+VACUUM killed;;
+CREATE TABLE ranged (t text) WITH (fillfactor = 10);;
+COPY ranged FROM PROGRAM 'seq 10001 17000';;
+CREATE INDEX ranged_t ON ranged USING brin (t) WITH (pages_per_range = 1);;
+UPDATE ranged SET t = repeat('z', 300) WHERE t::int % 400 = 0;;
+VACUUM ranged
 ";
 
 const DATABASES: &str = "

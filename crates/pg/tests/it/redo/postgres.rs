@@ -90,6 +90,7 @@ fn replay(
             }
         }
     }
+    assert!(replica.tallies.values().all(|tally| tally.unsupported == 0));
     let (differences, compared) = replica.compare(&cluster.files());
     for difference in differences.iter().take(30).chain(&replica.complaints) {
         println!("{difference}");
