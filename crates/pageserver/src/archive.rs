@@ -6,6 +6,8 @@
 use std::path::{Component, Path, PathBuf};
 
 const BLOCK: usize = 512;
+/// More than any file has; keeps the arithmetic in range.
+const FILE_BYTES_MAX: u64 = 1 << 60;
 
 /// One file of the archive, before its bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -115,7 +117,8 @@ impl Archive {
             return Ok(None);
         }
         let entry = parse_header(&self.header)?;
-        let padding = (BLOCK - (entry.bytes % BLOCK as u64) as usize) % BLOCK;
+        let whole = entry.bytes.next_multiple_of(BLOCK as u64);
+        let padding = usize::try_from(whole - entry.bytes).unwrap_or(BLOCK);
         self.state = State::Data { left: entry.bytes, padding };
         Ok(Some(Part::Entry(entry)))
     }
@@ -142,6 +145,9 @@ fn parse_header(block: &[u8; BLOCK]) -> Result<Entry, InvalidArchive> {
         InvalidArchive(format!("path \"{}\" leads out of the archive", path.display()))
     })?;
     let bytes = header.entry_size().map_err(|error| InvalidArchive(error.to_string()))?;
+    if bytes > FILE_BYTES_MAX {
+        return Err(InvalidArchive(format!("a file of {bytes} bytes")));
+    }
     let kind = match header.entry_type() {
         tar::EntryType::Regular => EntryKind::File,
         tar::EntryType::Directory => EntryKind::Directory,

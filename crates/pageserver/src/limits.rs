@@ -15,7 +15,7 @@ pub const WAL_WRITE_BYTES_MAX: usize = 1 << 20;
 /// Longest message of the replication stream. A walsender sends at most 128 KiB of WAL
 /// (`MAX_SEND_SIZE`) and a base backup 32 KiB of archive per message; a page stream's longest reply is
 /// a batch of pages, which is what counts.
-pub const STREAM_MESSAGE_BYTES_MAX: u32 = BATCH_BLOCKS_MAX as u32 * PAGE_BYTES as u32 + 1024;
+pub const STREAM_MESSAGE_BYTES_MAX: u32 = BATCH_BLOCKS_MAX as u32 * (8 << 10) + 1024;
 /// Rows that one answer to a command may have: the list of all relation forks is the longest.
 pub const ANSWER_ROWS_MAX: usize = 4_000_000;
 /// Longest value of such a row.
@@ -59,6 +59,7 @@ pub const SYNC_FILES_AT_ONCE: usize = 16;
 /// Differences that a comparison lists; it counts all of them.
 pub const DIFFERENCES_KEPT_MAX: usize = 100;
 
+const _: () = assert!(STREAM_MESSAGE_BYTES_MAX as usize > BATCH_BLOCKS_MAX as usize * PAGE_BYTES);
 const _: () = assert!(WAL_READ_BYTES.is_power_of_two());
 const _: () = assert!(WAL_WRITE_BYTES_MAX >= WAL_READ_BYTES);
 const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());

@@ -141,6 +141,13 @@ impl WalWriter {
     }
 }
 
+const READ_BYTES: u64 = WAL_READ_BYTES as u64;
+
+/// A distance from the start of a block, cut at the block's end.
+fn in_block(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(WAL_READ_BYTES).min(WAL_READ_BYTES)
+}
+
 /// Reads WAL back, through a small cache of blocks.
 ///
 /// Invariant: no block in the cache reaches beyond `readable`. Bytes behind it may be torn, or are being
@@ -182,15 +189,14 @@ impl WalReader {
     /// The bytes from `start` up to `end`, page headers included. WAL that is not there is
     /// `UnexpectedEof`.
     pub async fn read(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(usize::try_from(end.bytes_since(start)).unwrap_or(0));
-        let mut at = start.0;
-        while at < end.0 {
-            let number = at / WAL_READ_BYTES as u64;
-            let offset = (at % WAL_READ_BYTES as u64) as usize;
-            let length = (WAL_READ_BYTES - offset).min((end.0 - at) as usize);
-            let block = self.block(number, offset + length).await?;
-            bytes.extend_from_slice(&block[offset..offset + length]);
-            at += length as u64;
+        let (first, last) = (start.0 / READ_BYTES, end.0.saturating_sub(1) / READ_BYTES);
+        let mut bytes = Vec::new();
+        for number in first..=last {
+            let block_start = number * READ_BYTES;
+            let from = in_block(start.0.saturating_sub(block_start));
+            let to = in_block(end.0 - block_start);
+            let block = self.block(number, to).await?;
+            bytes.extend_from_slice(block.get(from..to).unwrap_or_default());
         }
         Ok(bytes)
     }
@@ -204,7 +210,7 @@ impl WalReader {
             block.used = self.now.get();
             return Ok(Rc::clone(&block.bytes));
         }
-        let start = Lsn(number * WAL_READ_BYTES as u64);
+        let start = Lsn(number * READ_BYTES);
         let file = self.segment(start.segment(self.layout.segment_bytes)).await?;
         let offset = start.segment_offset(self.layout.segment_bytes);
         let mut buffer = vec![0; WAL_READ_BYTES];

@@ -26,8 +26,13 @@ pub(super) enum Verdict {
 pub(super) fn compare(tag: RelTag, block: u32, theirs: &Page, ours: &Page) -> Verdict {
     let kind = PageKind::of_page(theirs, tag.fork);
     let (mut one, mut other) = (*theirs, *ours);
-    mask(&mut one, kind, block, MaskOptions::POSTGRES);
-    mask(&mut other, kind, block, MaskOptions::POSTGRES);
+    // A sequence's values are not masked: how far they may differ is known exactly.
+    let options = match kind {
+        PageKind::Sequence => MaskOptions::POSTGRES,
+        _ => MaskOptions::FILES,
+    };
+    mask(&mut one, kind, block, options);
+    mask(&mut other, kind, block, options);
     let Some(found) = diff(&one, &other) else { return Verdict::Same };
     if kind == PageKind::Sequence && is_ahead(&one, &other) {
         return Verdict::SequenceAhead;
@@ -147,12 +152,10 @@ mod tests {
         assert_eq!(verdict(sequence(1, 32), sequence(33, 0)), Verdict::SequenceAhead);
         assert_eq!(verdict(sequence(10, 30), sequence(310, 0)), Verdict::SequenceAhead);
         assert_eq!(verdict(sequence(-1, 32), sequence(-33, 0)), Verdict::SequenceAhead);
-        for (file, wal) in [
-            (sequence(1, 32), sequence(34, 0)),
-            (sequence(1, 0), sequence(33, 0)),
-            (sequence(1, 33), sequence(34, 0)),
-            (sequence(1, 32), sequence(33, 1)),
-        ] {
+        for (file, wal) in
+            [((1, 32), (34, 0)), ((1, 0), (33, 0)), ((1, 33), (34, 0)), ((1, 32), (33, 1))]
+        {
+            let (file, wal) = (sequence(file.0, file.1), sequence(wal.0, wal.1));
             assert!(matches!(verdict(file, wal), Verdict::Different(_)));
         }
     }

@@ -7,6 +7,7 @@ use pageserver::client::{Client, ClientError};
 use pageserver::verify::{VerifyError, verify};
 use pg::datadir::relation::{Fork, RelNode};
 use pg::sqlstate::SqlState;
+use runtime::fs::blocking;
 
 use crate::cluster::{Cluster, Folder};
 use crate::postgres::{current_lsn, stop_and_verify};
@@ -42,10 +43,10 @@ fn the_comparison_finds_a_changed_byte_a_missing_and_an_extra_relation() {
     assert!(report.differences[0].what.contains("tuple"), "{:?}", report.differences[0]);
     flip(&t, 2 * 8192 + 8100);
     let extra = u.with_file_name("99999");
-    std::fs::rename(&u, &extra).expect("the folder is ours to change");
+    blocking::rename(&u, &extra).expect("the folder is ours to change");
     let report = stop_and_verify(&mut cluster, &service);
     assert_eq!(report.differences_found, 2, "one missing, one extra");
-    std::fs::rename(&extra, &u).expect("the folder is ours to change");
+    blocking::rename(&extra, &u).expect("the folder is ours to change");
     flip(&cluster.data().join("pg_xact/0000"), 180);
     assert_eq!(stop_and_verify(&mut cluster, &service).differences_found, 1);
     service.stop();

@@ -105,3 +105,22 @@ fn a_base_backup_of_a_busy_cluster_is_the_same() {
     assert_eq!(report.unsupported_blocks, 0);
     service.stop();
 }
+
+/// What issue 2 asks for, without the pooler; takes about two minutes.
+#[test]
+#[ignore = "long: run it with --run-ignored all"]
+fn a_cluster_after_a_minute_of_tpc_b_is_the_same() {
+    let mut cluster =
+        Cluster::start("minute", &[], &["shared_buffers = 128MB", "max_connections = 60"]);
+    let folder = Folder::new("minute-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    cluster.pgbench(&["-i", "-s", "10", "-q"]);
+    cluster.pgbench(&["-c", "50", "-j", "2", "-T", "60"]);
+    let status = service.wait_lsn(current_lsn(&cluster));
+    println!("{status:#?}");
+    let report = stop_and_verify(&mut cluster, &service);
+    assert!(report.is_identical());
+    assert_eq!(report.unsupported_blocks, 0);
+    service.stop();
+}

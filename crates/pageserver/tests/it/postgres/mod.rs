@@ -22,8 +22,15 @@ fn stop_and_verify(cluster: &mut Cluster, service: &Service) -> Report {
         let client = Client::connect(&address, "tester", "").await.expect("we are let in");
         verify(&data, client, |_progress| {}).await.expect("the cluster can be compared")
     });
-    println!("{report:#?}");
+    if !report.is_identical() {
+        show(&report);
+    }
     report
+}
+
+#[expect(clippy::print_stdout, reason = "a failing test shows what differs")]
+fn show(report: &Report) {
+    println!("{report:#?}");
 }
 
 /// The end of the last record written so far, flushed or not.

@@ -61,7 +61,7 @@ fn check(service: &Service, captured: &Captured) {
     let ours = ours.as_slice().try_into().expect("one page");
     let theirs = page.as_slice().try_into().expect("one page");
     let kind = PageKind::of_page(theirs, tag.fork);
-    let options = MaskOptions { lsn: false, ..MaskOptions::POSTGRES };
+    let options = MaskOptions { lsn: false, ..MaskOptions::FILES };
     let difference = compare(Some(ours), theirs, kind, *block, options);
     assert_eq!(difference, None, "relation {tag} block {block} as of {lsn}");
 }
@@ -70,7 +70,7 @@ fn check(service: &Service, captured: &Captured) {
 fn live(cluster: &Cluster, then: impl Fn(usize)) -> Vec<Captured> {
     let mut all = Vec::new();
     let step = Cell::new(0);
-    let mut capture_all = |all: &mut Vec<Captured>| {
+    let capture_all = |all: &mut Vec<Captured>| {
         for (relation, fork) in [("t", Fork::Main), ("t_pkey", Fork::Main), ("t", Fork::Vm)] {
             all.extend(capture(cluster, relation, fork));
         }

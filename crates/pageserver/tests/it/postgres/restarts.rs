@@ -7,6 +7,7 @@ use std::time::Duration;
 use pageserver::api::Phase;
 use pg::lsn::Lsn;
 use runtime::clock;
+use runtime::fs::blocking;
 
 use crate::cluster::{Cluster, Folder};
 use crate::postgres::{current_lsn, stop_and_verify};
@@ -107,8 +108,8 @@ fn half_a_base_backup_is_discarded() {
     let mut cluster = Cluster::start("half", &[], &[]);
     let folder = Folder::new("half-ps");
     let leftover = folder.path().join("base/base/5/999999");
-    std::fs::create_dir_all(leftover.parent().expect("it has a folder")).expect("it is new");
-    std::fs::File::create(&leftover).expect("it is new");
+    blocking::create_dir_all(leftover.parent().expect("it has a folder")).expect("it is new");
+    blocking::File::create(&leftover).expect("it is new");
     let service = Service::start(settings(folder.path(), cluster.socket()));
     service.wait_streaming();
     assert!(!leftover.exists());
