@@ -228,6 +228,7 @@ impl Core {
                     let done = future.as_mut().poll(&mut context).is_ready();
                     let finished = self.scheduler().put_back(task, future, done);
                     drop(finished);
+                    self.with_reactor(driver::Reactor::task_ran);
                 }
             }
         }

@@ -21,6 +21,8 @@ pub(crate) use slots::{Id, Slot, Slots};
 
 #[cfg(target_os = "linux")]
 mod epoll;
+#[cfg(not(target_os = "linux"))]
+mod kqueue;
 mod readiness;
 pub mod simulated;
 mod slots;
@@ -246,13 +248,16 @@ pub(crate) struct FileToken(pub(crate) u64);
 
 /// A core's driver with the entries it works on.
 pub(crate) struct Reactor {
+    sends_after_task: bool,
     pub(crate) slots: Slots,
     pub(crate) driver: Box<dyn Driver>,
 }
 
 impl Reactor {
     pub(crate) fn open(options: &Options, bell: &'static Bell) -> io::Result<Self> {
-        Ok(Self { slots: Slots::default(), driver: open_driver(options, bell)? })
+        let driver = open_driver(options, bell)?;
+        let sends_after_task = matches!(driver.backend(), Backend::Epoll | Backend::Kqueue);
+        Ok(Self { sends_after_task, slots: Slots::default(), driver })
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -261,6 +266,13 @@ impl Reactor {
 
     pub(crate) fn time_now(&self) -> u64 {
         self.driver.now()
+    }
+
+    /// A task has been polled: a driver that sends directly does so while what it queued is warm.
+    pub(crate) fn task_ran(&mut self) {
+        if !self.slots.dirty.is_empty() && self.sends_after_task {
+            self.driver.flush_dirty(&mut self.slots);
+        }
     }
 
     /// Sends what the turn queued.
@@ -322,6 +334,19 @@ fn open_driver(options: &Options, bell: &'static Bell) -> io::Result<Box<dyn Dri
             }
         },
         BackendChoice::Exactly(backend @ Backend::Kqueue) => Err(not_here(backend)),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_driver(options: &Options, bell: &'static Bell) -> io::Result<Box<dyn Driver>> {
+    match options.backend {
+        BackendChoice::Auto | BackendChoice::Exactly(Backend::Kqueue) => {
+            Ok(Box::new(readiness::ReadinessDriver::new(kqueue::Kqueue::new()?, bell)?))
+        }
+        BackendChoice::Exactly(Backend::Simulated) => {
+            Ok(Box::new(simulated::Simulated::new(&options.simulation, bell)))
+        }
+        BackendChoice::Exactly(backend) => Err(not_here(backend)),
     }
 }
 

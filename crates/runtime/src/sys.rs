@@ -6,6 +6,8 @@
     reason = "the kernel's and the waker's contracts are kept here, block by block"
 )]
 
+#[cfg(not(target_os = "linux"))]
+pub(crate) mod kqueue;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 mod provided;

@@ -52,14 +52,14 @@ pub(crate) struct Bell {
 
 impl Bell {
     #[cfg(target_os = "linux")]
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         use rustix::event::{EventfdFlags, eventfd};
         let reader = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { reader, writer: None })
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let (reader, writer) = rustix::pipe::pipe()?;
         for end in [&reader, &writer] {
             rustix::io::ioctl_fionbio(end, true)?;

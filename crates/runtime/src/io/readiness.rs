@@ -370,3 +370,6 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

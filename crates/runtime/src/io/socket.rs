@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, chmod, unlink};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketType, bind, connect, listen, send, socket_with,
-    sockopt,
+    AddressFamily, SendFlags, SocketAddrUnix, SocketType, bind, connect, listen, send, sockopt,
 };
 
 use super::slots::{Kind, Slot};
@@ -207,7 +206,7 @@ fn new_socket(address: &Address) -> io::Result<OwnedFd> {
 
 #[cfg(target_os = "linux")]
 fn plain_socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    use rustix::net::SocketFlags;
+    use rustix::net::{SocketFlags, socket_with};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socket_with(family, SocketType::STREAM, flags, None)?)
 }
