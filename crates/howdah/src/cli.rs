@@ -1,7 +1,7 @@
 //! The command line: what it accepts, and which function does it.
 
 mod check;
-mod page;
+pub(crate) mod page;
 mod pooler;
 mod status;
 mod verify;
@@ -17,6 +17,7 @@ use pg::lsn::Lsn;
 use runtime::io::BackendChoice;
 use runtime::nodepool::Cores;
 
+use crate::api::client::Api;
 use crate::config::environment::Environment;
 use crate::error::Result;
 use crate::{node, output, up};
@@ -28,6 +29,9 @@ pub struct Cli {
     /// Address of a running Howdah's API, for the commands that talk to one [default: HOWDAH_API, else 127.0.0.1:6480]
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub api: Option<String>,
+    /// File with the API's bearer token, mode 0600 [default: HOWDAH_API_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub api_token_file: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -202,7 +206,10 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     let environment = Environment::read();
-    let api = environment.api_address(cli.api.as_deref());
+    let api = Api {
+        address: environment.api_address(cli.api.as_deref()),
+        token_file: cli.api_token_file.or_else(|| environment.api_token_file.clone()),
+    };
     match cli.command {
         Command::Up(options) => up::run(options, &environment),
         Command::Node { config, cores } => node::run(&config, &cores, &environment),

@@ -7,7 +7,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod error;
-mod limits;
+pub mod limits;
 pub mod node;
 pub mod output;
 pub mod pooling;

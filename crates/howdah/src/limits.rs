@@ -24,6 +24,10 @@ pub const POSTGRES_STEADY: Duration = Duration::from_secs(60);
 pub const POSTGRES_LOG_LINES: usize = 10;
 /// Questions and orders to the supervisor that may wait at once.
 pub const SUPERVISOR_QUEUE_MAX: usize = 16;
+/// Requests of the API that may wait for the first core at once.
+pub const API_QUEUE_MAX: usize = 64;
+/// Questions to the pooler that may wait at once.
+pub const POOLER_QUEUE_MAX: usize = 16;
 /// Length of a unix socket's path, with its end (`sun_path`, unix(7); 104 on BSD).
 pub const SOCKET_PATH_BYTES_MAX: usize = 103;
 /// Open descriptors wanted: 10,000 clients, their servers, and files.

@@ -6,14 +6,16 @@ use pageserver::applet::Pageserver;
 use pooler::settings::Settings;
 use runtime::app::App;
 use runtime::log;
+use runtime::metrics::Registry;
 use runtime::nodepool::{Control, Nodepool, NodepoolOptions};
 
+use crate::api;
 use crate::cli::CoreOptions;
 use crate::config::environment::Environment;
-use crate::config::{AppletName, Config, Log, Node};
+use crate::config::{self, AppletName, Config, Log, Node};
 use crate::error::{Error, Result, While};
 use crate::limits::{OPEN_FILES, STOP_WAIT};
-use crate::pooling::{self, Addresses, Reread};
+use crate::pooling::{self, Reread};
 use crate::postgres::binaries::Binaries;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::{self, Postgres};
@@ -23,21 +25,21 @@ use crate::postgres::{self, Postgres};
 pub struct Parts {
     pub pages: Option<pageserver::api::Handle>,
     pub postgres: Option<postgres::Handle>,
-    pub pooler: Option<Addresses>,
-    pub api: Option<String>,
+    pub pooler: Option<pooling::Handle>,
+    pub api: Option<api::Address>,
 }
 
 impl Parts {
     /// Where clients connect.
     #[must_use]
     pub fn pooler_address(&self) -> String {
-        self.pooler.as_ref().and_then(Addresses::first).unwrap_or_else(|| "off".to_owned())
+        self.pooler.as_ref().and_then(pooling::Handle::address).unwrap_or_else(|| "off".to_owned())
     }
 
     /// Where the API is; `None` if it is off.
     #[must_use]
     pub fn api_address(&self) -> Option<String> {
-        self.api.clone()
+        self.api.as_ref().and_then(api::Address::get)
     }
 }
 
@@ -68,6 +70,7 @@ pub fn run(path: &Path, cores: &CoreOptions, environment: &Environment) -> Resul
         let reread = pooling::from_toml(path.to_owned(), |_settings| {});
         add_pooler(&mut apps, &mut parts, config.pooler.clone(), reread)?;
     }
+    add_api(&mut apps, &mut parts, &config.api);
     run_pool(&config.node, apps)
 }
 
@@ -97,10 +100,22 @@ pub fn add_pooler(
     settings: Settings,
     reread: Reread,
 ) -> Result<()> {
-    let (app, addresses) = pooling::app(settings, reread)?;
+    let (app, handle) = pooling::app(settings, reread)?;
     apps.push(app);
-    parts.pooler = Some(addresses);
+    parts.pooler = Some(handle);
     Ok(())
+}
+
+/// The API, if it is on. After everything that it asks about.
+pub fn add_api(apps: &mut Vec<App>, parts: &mut Parts, settings: &config::Api) {
+    if !settings.enabled {
+        return;
+    }
+    let registry = Registry::new();
+    registry.collect_process();
+    parts.api = Some(api::Address::default());
+    let (listen, token_file) = (settings.listen, settings.token_file.clone());
+    apps.push(api::app(api::Options { listen, token_file, registry, parts: parts.clone() }));
 }
 
 /// Sets up the log of the process.

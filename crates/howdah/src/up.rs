@@ -53,6 +53,7 @@ pub fn run(options: UpOptions, environment: &Environment) -> Result<()> {
         None => pooling::always(config.pooler.clone()),
     };
     node::add_pooler(&mut apps, &mut parts, config.pooler.clone(), reread)?;
+    node::add_api(&mut apps, &mut parts, &config.api);
     apps.push(banner::app(banner::Facts {
         directory: directory.path().to_owned(),
         version,

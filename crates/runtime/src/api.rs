@@ -6,6 +6,7 @@
 //! 3. Connections, requests, bodies and waits are bounded.
 //! 4. Without a token a browser cannot be tricked into calling it: a foreign host name or origin is refused.
 
+pub mod client;
 mod connection;
 mod service;
 mod token;

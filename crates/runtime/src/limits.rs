@@ -117,6 +117,8 @@ pub const API_IDLE_WAIT: Duration = Duration::from_secs(90);
 pub const API_REQUEST_WAIT: Duration = Duration::from_secs(30);
 /// Largest body of a request where nobody says otherwise: it is configuration, not data.
 pub const API_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Largest answer that our own commands read from an API.
+pub const API_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long the cores are asked about themselves: each answers within a turn unless it is stuck.
 pub const API_NODES_WAIT: Duration = Duration::from_secs(1);
 /// How long requests under way may take when the API stops.

@@ -24,6 +24,8 @@ impl Daemon {
         let output = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
         let errors = output.try_clone().map_err(|error| error.to_string())?;
         let mut setsid = Command::new("setsid");
+        // Should the benchmark be killed, the kernel stops what it started.
+        setsid.args(["setpriv", "--pdeathsig", "INT"]);
         setsid.args(command).stdin(Stdio::null()).stdout(output).stderr(errors);
         become_user(&mut setsid, user);
         let child = setsid.spawn().map_err(|error| format!("{name}: {error}"))?;

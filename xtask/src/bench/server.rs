@@ -137,6 +137,7 @@ fn folder() -> Result<PathBuf, String> {
     let name = format!("howdah-bench-{}", std::process::id());
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+    sweep(&base);
     let folder = base.join(name);
     for part in ["", "run", "log"] {
         let part = folder.join(part);
@@ -145,6 +146,17 @@ fn folder() -> Result<PathBuf, String> {
         fs::set_permissions(&part, open).map_err(|error| error.to_string())?;
     }
     Ok(folder)
+}
+
+/// Removes what benchmarks left behind that were killed.
+fn sweep(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix("howdah-bench-").map(|pid| Path::new("/proc").join(pid));
+        if pid.is_some_and(|process| !process.exists()) {
+            let _not_ours = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn own(folder: &Path, user: Option<(u32, u32)>) -> Result<(), String> {

@@ -12,17 +12,18 @@ use runtime::io::Options;
 use serde_json::json;
 
 use super::PageOptions;
+use crate::api::client::Api;
 use crate::error::{Error, Result, While};
-use crate::{api, output};
+use crate::output;
 
 /// The name that the client gives itself; it matters only where the page service knows users.
-pub(super) const USER: &str = "howdah";
+pub(crate) const USER: &str = "howdah";
 /// The one branch there is.
 const BRANCH: &str = "main";
 
-pub(super) fn run(options: &PageOptions, api: &str) -> Result<()> {
+pub(super) fn run(options: &PageOptions, api: &Api) -> Result<()> {
     only_main(&options.branch)?;
-    let service = api::client::page_service(api)?;
+    let service = api.page_service()?;
     let tag = options.rel.fork(options.fork);
     let lsn = options.lsn.unwrap_or(Lsn::MAX);
     let fetch = async {
@@ -76,7 +77,7 @@ pub(super) fn refused(error: ClientError) -> Error {
 }
 
 /// `SPC/DB/REL`.
-pub(super) fn relation(text: &str) -> std::result::Result<RelNode, String> {
+pub(crate) fn relation(text: &str) -> std::result::Result<RelNode, String> {
     let mut numbers = text.split('/').map(str::parse::<u32>);
     match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
         (Some(Ok(tablespace)), Some(Ok(database)), Some(Ok(relation)), None) => {
@@ -89,7 +90,7 @@ pub(super) fn relation(text: &str) -> std::result::Result<RelNode, String> {
 }
 
 /// `main`, `fsm`, `vm` or `init`.
-pub(super) fn fork(text: &str) -> std::result::Result<Fork, String> {
+pub(crate) fn fork(text: &str) -> std::result::Result<Fork, String> {
     let known = Fork::ALL.into_iter().find(|fork| fork.name() == text);
     known.ok_or_else(|| "expected main, fsm, vm or init".to_owned())
 }
@@ -156,7 +157,7 @@ impl Summary {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _infallible = write!(text, "{byte:02x}");
         text

@@ -31,6 +31,7 @@ pub(super) fn run(path: &Path, cores: &CoreOptions) -> Result<()> {
     }
     let (mut apps, mut parts) = (Vec::new(), Parts::default());
     node::add_pooler(&mut apps, &mut parts, config.pooler.clone(), reread)?;
+    node::add_api(&mut apps, &mut parts, &config.api);
     node::run_pool(&config.node, apps)
 }
 

@@ -2,11 +2,12 @@
 
 use pageserver::api::Status;
 
+use crate::api::client::Api;
 use crate::error::{Error, Result, While};
-use crate::{api, output};
+use crate::output;
 
-pub(super) fn run(api: &str, json: bool) -> Result<()> {
-    let value = api::client::get(api, "/v1/timelines")?;
+pub(super) fn run(api: &Api, json: bool) -> Result<()> {
+    let value = api.get("/v1/timelines")?;
     if json {
         output::json(&value);
         return Ok(());

@@ -8,12 +8,13 @@ use serde_json::json;
 
 use super::VerifyOptions;
 use super::page::{USER, only_main, refused};
+use crate::api::client::Api;
 use crate::error::{Error, Result, While};
-use crate::{api, output};
+use crate::output;
 
-pub(super) fn run(options: &VerifyOptions, api: &str) -> Result<()> {
+pub(super) fn run(options: &VerifyOptions, api: &Api) -> Result<()> {
     only_main(&options.branch)?;
-    let service = api::client::page_service(api)?;
+    let service = api.page_service()?;
     let bar = output::progress(0, "verify", "blocks");
     let shown = bar.clone();
     let progress = move |progress: Progress| {

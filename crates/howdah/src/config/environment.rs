@@ -13,6 +13,8 @@ pub struct Environment {
     pub pg_bin: Option<PathBuf>,
     /// `HOWDAH_API`: address of a running Howdah's API.
     pub api: Option<String>,
+    /// `HOWDAH_API_TOKEN_FILE`: file with its bearer token.
+    pub api_token_file: Option<PathBuf>,
     /// Where a user's programs keep their data: `XDG_DATA_HOME`, else `~/.local/share`.
     pub data_home: Option<PathBuf>,
     /// `PATH`.
@@ -27,6 +29,7 @@ impl Environment {
         Self {
             pg_bin: set("HOWDAH_PG_BIN").map(PathBuf::from),
             api: set("HOWDAH_API").map(|value| value.to_string_lossy().into_owned()),
+            api_token_file: set("HOWDAH_API_TOKEN_FILE").map(PathBuf::from),
             data_home: set("XDG_DATA_HOME").map(PathBuf::from).or_else(home),
             path: set("PATH").map_or_else(Vec::new, |value| env::split_paths(&value).collect()),
         }

@@ -1,7 +1,8 @@
 //! One `howdah up`: a folder and ports of its own, started, used through psql and pgbench, stopped by signals.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -49,6 +50,20 @@ impl Drop for Folder {
     }
 }
 
+/// A port for the pooler, whose cores all listen on it. Not from the range that the system hands out to clients:
+/// one of thousands of short connections could take it before the pooler does.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number =
+            NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(37));
+        let port = 12_000 + u16::try_from(number % 18_000).expect("it is small");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A running `howdah up`.
 pub(crate) struct Instance {
     child: Child,
@@ -58,13 +73,14 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Starts one in `folder`, on ports of the system's choice, with these additions to the configuration.
+    /// Starts one in `folder`, on free ports, with these additions to the pooler's configuration.
     pub(crate) fn start(folder: &Folder, more: &str) -> Self {
+        let port = free_port();
         let config = folder.path().join("test.toml");
         let text = format!(
             "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
              [postgres]\nport = 0\nsettings.shared_buffers = \"16MB\"\nsettings.fsync = false\n\
-             [pooler]\nlisten_port = 0\n{more}"
+             [pooler]\nlisten_port = {port}\n{more}"
         );
         fs::write(&config, text).expect("the folder is ours");
         Self::start_with(folder, &config)
@@ -171,14 +187,50 @@ impl Instance {
         }
     }
 
+    /// An order to the API; returns its answer.
+    pub(crate) fn post(&self, path: &str) -> String {
+        self.http("POST", path)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> String {
+        self.http("GET", path)
+    }
+
+    /// The body of an answer with status 200.
+    fn http(&self, method: &str, path: &str) -> String {
+        let api = self.api();
+        let mut stream = TcpStream::connect(&api).expect("the API listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\n\r\n")
+            .expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
+        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+        body.to_owned()
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(sent.expect("kill runs").success());
     }
 
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "the log has no \"{text}\": {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Stops it by a signal, and returns how it ended and what it logged.
-    pub(crate) fn stop(mut self, signal: &str) -> (ExitStatus, String) {
+    pub(crate) fn stop(self, signal: &str) -> (ExitStatus, String) {
         self.signal(signal);
+        self.ended()
+    }
+
+    /// Waits for its end; how it ended and what it logged.
+    pub(crate) fn ended(mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("it is our child") {

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use axum::http::HeaderValue;
 use subtle::ConstantTimeEq;
 
 use super::ApiError;
@@ -34,6 +35,14 @@ impl Token {
     #[must_use]
     pub fn is(&self, presented: &[u8]) -> bool {
         bool::from(self.0.as_slice().ct_eq(presented))
+    }
+
+    /// The value of the header that presents it; marked so that nobody logs it.
+    pub(super) fn header(&self) -> HeaderValue {
+        let text = [b"Bearer ", self.0.as_slice()].concat();
+        let mut value = HeaderValue::from_bytes(&text).expect("a token is visible ASCII");
+        value.set_sensitive(true);
+        value
     }
 }
 

@@ -81,12 +81,46 @@ fn a_server_that_dies_is_started_again() {
 }
 
 #[test]
+fn the_api_stops_everything() {
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, "");
+    instance.post("/v1/shutdown?mode=now");
+    let (status, log) = instance.ended();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("database system is shut down"), "{log}");
+}
+
+#[test]
+fn a_reload_with_a_mistake_keeps_the_old_settings() {
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, "");
+    let config = folder.path().join("test.toml");
+    let good = std::fs::read_to_string(&config).expect("it was written");
+    std::fs::write(&config, format!("{good}pool_mode = \"sometimes\"\n"))
+        .expect("the folder is ours");
+    instance.signal("-HUP");
+    instance.wait_for_log("the settings are not changed");
+    assert!(instance.log().contains("pooler.pool_mode"), "{}", instance.log());
+    assert_eq!(instance.sql("SELECT 1"), "1");
+    std::fs::write(&config, format!("{good}default_pool_size = 3\n")).expect("the folder is ours");
+    instance.post("/v1/reload");
+    instance.wait_for_log("new settings are in force");
+    assert_eq!(instance.sql("SELECT 1"), "1");
+}
+
+#[test]
 fn the_api_tells_what_runs() {
     let folder = Folder::new();
     let instance = Instance::start(&folder, "");
     let status = instance.howdah(&["timeline", "status", "--json"]).expect("the page server runs");
     let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
     assert_eq!(status["timelines"][0]["phase"], "streaming", "{status}");
+    instance.sql("SELECT 1");
+    let pools: serde_json::Value = serde_json::from_str(&instance.get("/v1/pools")).expect("JSON");
+    assert!(pools["pools"].as_array().is_some_and(|pools| !pools.is_empty()), "{pools}");
+    let health: serde_json::Value = serde_json::from_str(&instance.get("/healthz")).expect("JSON");
+    assert_eq!(health["status"], "ok");
+    assert!(instance.get("/metrics").contains("# EOF"));
     let text = instance.howdah(&["timeline", "status"]).expect("the page server runs");
     assert!(text.contains("newest LSN"), "{text}");
 }
