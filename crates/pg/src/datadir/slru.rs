@@ -110,6 +110,15 @@ pub fn set_multixact_offset(page: &mut PageBytes, multi: u32, offset: u32) {
     }
 }
 
+/// The multixact after one whose members begin at `offset`, and where its members begin: its entry is
+/// written together with the one before (`RecordNewMultiXact`). Multixact 0 and offset 0 are passed over.
+pub const fn next_multixact(multi: u32, offset: u32, members: u32) -> (u32, u32) {
+    const fn after_zero(number: u32) -> u32 {
+        if number == 0 { 1 } else { number }
+    }
+    (after_zero(multi.wrapping_add(1)), after_zero(offset.wrapping_add(members)))
+}
+
 /// Members of one page of `pg_multixact/members`: 409 groups of four bytes of flags and four xids.
 pub const MEMBERS_PER_PAGE: u32 = 1636;
 
@@ -173,5 +182,7 @@ mod tests {
         assert_eq!(page[28..32], [4, 3, 2, 1]);
         set_multixact_offset(&mut page, OFFSETS_PER_PAGE + 1, 9);
         assert_eq!(page[4..8], [9, 0, 0, 0]);
+        assert_eq!(next_multixact(7, 30, 2), (8, 32));
+        assert_eq!(next_multixact(u32::MAX, u32::MAX - 1, 2), (1, 1));
     }
 }

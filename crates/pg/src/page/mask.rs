@@ -302,3 +302,91 @@ fn mask_content(page: &mut Page<'_>) {
     page.set_lower(0);
     page.set_upper(0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tuple::{TUPLE_HEADER_BYTES, XMIN_COMMITTED};
+
+    fn heap_page() -> [u8; PAGE_BYTES] {
+        let mut bytes = [0; PAGE_BYTES];
+        let mut page = Page::new(&mut bytes);
+        page.init(0);
+        page.set_lsn(Lsn(77));
+        page.append_item(&[0; TUPLE_HEADER_BYTES + 4]).unwrap();
+        bytes
+    }
+
+    fn differs(change: impl Fn(&mut Page<'_>)) -> Option<String> {
+        let (ours, mut theirs) = (heap_page(), heap_page());
+        change(&mut Page::new(&mut theirs));
+        let found = compare(Some(&ours), &theirs, PageKind::Heap, 0, MaskOptions::POSTGRES);
+        found.map(|difference| difference.to_string())
+    }
+
+    fn set_byte(at: usize) -> impl Fn(&mut Page<'_>) {
+        move |page| page.write(at, &[0xEE]).unwrap()
+    }
+
+    #[test]
+    fn hints_do_not_count_and_everything_else_does() {
+        let tuple = 8160;
+        for (name, hidden) in [
+            ("LSN", differs(|page| page.set_lsn(Lsn(99)))),
+            ("checksum", differs(|page| page.set_checksum(9))),
+            ("prune xid", differs(|page| page.set_prune_xid(9))),
+            ("flags", differs(|page| page.set_flag(ALL_VISIBLE | PAGE_FULL, true))),
+            ("unused space", differs(set_byte(4000))),
+            ("command id", differs(set_byte(tuple + 8))),
+            ("padding", differs(set_byte(tuple + 28))),
+            (
+                "hint bits",
+                differs(|page| {
+                    let tuple = page.item_mut(1).unwrap();
+                    Tuple::new(tuple).unwrap().set_infomask(XMIN_COMMITTED);
+                }),
+            ),
+        ] {
+            assert_eq!(hidden, None, "{name}");
+        }
+        for (name, shown) in [
+            ("xmin", differs(set_byte(tuple))),
+            ("ctid", differs(set_byte(tuple + 12))),
+            ("data", differs(set_byte(tuple + 24))),
+            ("line pointer", differs(set_byte(24))),
+            ("another tuple", differs(|page| page.append_item(b"more").unwrap())),
+        ] {
+            assert!(shown.is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_page_made_ready_without_wal_equals_none() {
+        let mut bytes = [0; PAGE_BYTES];
+        let compare_with_none =
+            |bytes: &PageBytes| compare(None, bytes, PageKind::Heap, 0, MaskOptions::FILES);
+        assert_eq!(compare_with_none(&bytes), None);
+        Page::new(&mut bytes).init(0);
+        assert_eq!(compare_with_none(&bytes), None);
+        Page::new(&mut bytes).set_lsn(Lsn(5));
+        assert!(compare_with_none(&bytes).is_some());
+        assert!(compare_with_none(&heap_page()).is_some());
+    }
+
+    #[test]
+    fn sequence_values_count_only_among_images() {
+        let mut ours = [0; PAGE_BYTES];
+        let mut page = Page::new(&mut ours);
+        page.init(4);
+        page.special_bytes_mut()[..2].copy_from_slice(&[0x17, 0x17]);
+        page.append_item(&[3; 41]).unwrap();
+        let mut theirs = ours;
+        Page::new(&mut theirs).item_mut(1).unwrap()[24] = 4;
+        let kind = PageKind::of_page(&ours, Fork::Main);
+        assert_eq!(kind, PageKind::Sequence);
+        assert!(compare(Some(&ours), &theirs, kind, 0, MaskOptions::POSTGRES).is_some());
+        assert_eq!(compare(Some(&ours), &theirs, kind, 0, MaskOptions::FILES), None);
+        Page::new(&mut theirs).item_mut(1).unwrap()[0] = 9;
+        assert!(compare(Some(&ours), &theirs, kind, 0, MaskOptions::FILES).is_some());
+    }
+}

@@ -158,8 +158,10 @@ impl Replica {
             Change::MultiXactOffsetsPageZeroed(page) => self.zero(Slru::MultiXactOffsets, page),
             Change::MultiXactMembersPageZeroed(page) => self.zero(Slru::MultiXactMembers, page),
             Change::MultiXactCreated { multi, offset, members } => {
-                let end = offset + u32::try_from(members.len()).unwrap();
-                for (multi, offset) in [(multi, offset), (multi + 1, end)] {
+                let count = u32::try_from(members.len()).unwrap();
+                for (multi, offset) in
+                    [(multi, offset), slru::next_multixact(multi, offset, count)]
+                {
                     let page = slru::multixact_offset_page(multi);
                     let page = self.slru.get_mut(&(Slru::MultiXactOffsets, page)).unwrap();
                     slru::set_multixact_offset(page, multi, offset);
