@@ -20,6 +20,8 @@ pub(crate) struct Statement {
     pub(crate) name: Box<[u8]>,
     /// What follows the name in a Parse message: query, zero byte, count and OIDs of parameter types.
     pub(crate) body: Box<[u8]>,
+    /// A server has accepted it.
+    pub(crate) accepted: Cell<bool>,
     hash: u64,
     owner: Weak<Statements>,
 }
@@ -63,8 +65,8 @@ impl Statements {
         }
         let id = self.next.replace(self.next.get() + 1);
         let name = format!("howdah_{id:x}").into_bytes().into();
-        let statement =
-            Rc::new(Statement { id, name, body: body.into(), hash, owner: Rc::downgrade(self) });
+        let (accepted, owner) = (Cell::new(false), Rc::downgrade(self));
+        let statement = Rc::new(Statement { id, name, body: body.into(), accepted, hash, owner });
         // Of two texts with one hash the newer is found again: the older still works, unshared.
         self.known.borrow_mut().insert(hash, (id, Rc::downgrade(&statement)));
         statement

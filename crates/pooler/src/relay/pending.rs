@@ -210,8 +210,10 @@ impl Pending {
     fn pop(&mut self) {
         if let Some(expect) = self.queue.pop_front()
             && expect.has_note()
+            && let Some(note) = self.notes.pop_front()
+            && matches!(expect, Expect::Parse | Expect::HiddenParse)
         {
-            self.notes.pop_front();
+            note.statement.accepted.set(true);
         }
         while self.queue.front() == Some(&Expect::CopyEnd) {
             self.queue.pop_front();

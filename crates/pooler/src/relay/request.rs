@@ -6,7 +6,7 @@ use std::rc::Rc;
 use pg::sqlstate::SqlState;
 use pg::wire::error::Report;
 use pg::wire::Malformed;
-use pg::wire::frontend::{BindHead, Target, kind};
+use pg::wire::frontend::{BindHead, Parse, Target, kind, parse_name};
 use pg::wire::stream::{FRONTEND, Piece};
 use runtime::clock;
 
@@ -117,7 +117,7 @@ impl Feed<'_> {
                 || server.pending.borrow().len() >= PENDING_REQUESTS_MAX;
             return Ok(full.then_some(Fed::Full(start)));
         }
-        if !needs_server(piece) {
+        if !needs_server(piece) || self.answers_parse(piece)? {
             return Ok(None);
         }
         match self.client.acquire()? {
@@ -129,12 +129,35 @@ impl Feed<'_> {
         }
     }
 
+    /// Answers the Parse of a statement that a server has accepted before, for this client or
+    /// another: no server need be waited for. (A program that prepares on one connection while
+    /// others of its own hold all servers would wait for good.)
+    fn answers_parse(&self, piece: &Piece<'_>) -> Result<bool, Violation> {
+        let (kind::PARSE, Some(body)) = (piece.kind, piece.whole()) else { return Ok(false) };
+        let name = parse_name(body).map_err(malformed)?;
+        if self.client.route.config().max_prepared == 0
+            || name.is_empty()
+            || self.client.statement(name).is_some()
+        {
+            return Ok(false);
+        }
+        let identity = Parse::identity(body).map_err(malformed)?;
+        let statement = self.client.route.per_core.statements.intern(identity);
+        if !statement.accepted.get() {
+            return Ok(false);
+        }
+        self.client.name_statement(name, &statement)?;
+        self.client.route.stats.count(|counters| counters.client_parse_count += 1);
+        Ok(true)
+    }
+
     /// Messages that mean nothing while no server is held, or that we can answer.
     fn without_server(&self, input: &mut Input, piece: &Piece<'_>) {
         if piece.begins() {
             input.rest = InputRest::Swallow;
             let answer: &[u8] = match piece.kind {
                 kind::SYNC => b"Z\0\0\0\x05I",
+                kind::PARSE => b"1\0\0\0\x04",
                 kind::CLOSE => {
                     if let (Some(Ok(Target::Statement(name))), Some(statements)) = (
                         piece.whole().map(Target::read_close),
