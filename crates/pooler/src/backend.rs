@@ -18,7 +18,7 @@ use crate::route::{Route, Welcome};
 use crate::router::Router;
 use crate::rules::RouteRule;
 use crate::server::{Parts, Server};
-use crate::settings::{LoadBalanceHosts, ServerAddress, Settings, enabled};
+use crate::settings::{LoadBalanceHosts, ServerAddress, Settings, enabled, or_forever};
 use runtime::tls::{SslMode, Transport};
 
 thread_local! {
@@ -33,7 +33,7 @@ fn unreachable(message: impl Into<std::borrow::Cow<'static, str>>) -> Report {
 /// Opens one connection of a route. The error is what a waiting client is told.
 pub(crate) async fn open(route: &Rc<Route>) -> Result<Server, Report> {
     let Some(router) = route.router.upgrade() else { return Err(unreachable("shutting down")) };
-    let limit = router.rules().settings.server_connect_timeout;
+    let limit = or_forever(router.rules().settings.server_connect_timeout);
     let opened = clock::timeout(limit, Box::pin(try_open(&router, route))).await;
     opened.unwrap_or_else(|_elapsed| Err(unreachable("server_connect_timeout")))
 }

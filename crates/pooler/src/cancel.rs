@@ -16,6 +16,7 @@ use crate::registry;
 use crate::route::Route;
 use crate::router::{Message, Router};
 use crate::server::{Server, ServerState};
+use crate::settings::or_forever;
 
 /// Whose query is to be canceled: as the request has it.
 pub(crate) struct CancelTarget {
@@ -69,7 +70,7 @@ fn deliver(route: &Rc<Route>, server: Rc<Server>) {
     let route = Rc::clone(route);
     executor::spawn_detached(async move {
         let limit = route.rules().map(|rules| rules.settings.cancel_wait_timeout).unwrap_or_default();
-        let sent = clock::timeout(limit, send(&route, &server)).await;
+        let sent = clock::timeout(or_forever(limit), send(&route, &server)).await;
         if !matches!(sent, Ok(Ok(()))) {
             tracing::debug!(server = server.id, "cancel request could not be delivered");
         }

@@ -30,6 +30,7 @@ use crate::registry;
 use crate::route::{Route, Welcome};
 use crate::router::{Phase, Router};
 use crate::rules::{ConsoleRight, Rules};
+use crate::settings::or_forever;
 use runtime::tls::{ALPN_POSTGRESQL, Transport};
 
 /// Who has come in.
@@ -45,7 +46,7 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
     let arrived = {
         router.links.clients.fetch_add(1, Ordering::Relaxed);
         router.logins.set(router.logins.get() + 1);
-        let limit = router.rules().settings.client_login_timeout;
+        let limit = or_forever(router.rules().settings.client_login_timeout);
         let login = Box::pin(clock::timeout(limit, arrive(&router, stream, &address)));
         let arrived = login.await;
         router.logins.set(router.logins.get() - 1);

@@ -158,15 +158,19 @@ impl Reading<'_> {
             Effect::None { because } => {
                 self.warn(place, key, format!("has no effect: {because}"));
             }
-            Effect::Mapped { set, .. } => {
+            Effect::Mapped { show, set } => {
                 if key == "auth_type" && matches!(value, "ldap" | "pam") {
                     let message = format!("authentication by \"{value}\" is not supported");
                     return Err((Some(key.to_owned()), message));
                 }
                 set(&mut self.settings, value)
                     .map_err(|message| (Some(key.to_owned()), message))?;
-                if key == "auth_user" && !value.is_empty() {
+                // Who sets a default expects nothing of it.
+                let is_news = show(&self.settings) != show(&Settings::pgbouncer());
+                if key == "auth_user" && is_news {
                     self.warn(place, key, AUTH_QUERY_WARNING);
+                } else if options::NOT_YET.contains(&key) && is_news && !key.starts_with("auth_") {
+                    self.warn(place, key, "has no effect yet");
                 }
                 self.places.insert(key.to_owned(), place.clone());
             }
@@ -232,8 +236,7 @@ impl Reading<'_> {
     }
 }
 
-const AUTH_QUERY_WARNING: &str =
-    "auth_query is not run yet: only users of auth_file and [users] can log in";
+const AUTH_QUERY_WARNING: &str = "auth_query is not run yet: only users of auth_file can log in";
 
 /// A key, if there is one, and what is wrong.
 type Complaint = (Option<String>, String);

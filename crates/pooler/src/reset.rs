@@ -10,6 +10,7 @@ use crate::relay::pending::Expect;
 use crate::relay::reply;
 use crate::route::Route;
 use crate::server::{Server, ServerState};
+use crate::settings::or_forever;
 
 /// Resets a server's session state; then it goes to the next client.
 pub(crate) fn reset(route: &Rc<Route>, server: Rc<Server>) {
@@ -39,7 +40,7 @@ fn run_aside(route: &Rc<Route>, server: Rc<Server>, query: String, resets: bool)
         let limit = route
             .rules()
             .map_or(Duration::from_secs(15), |rules| rules.settings.server_connect_timeout);
-        let done = clock::timeout(limit, run(&route, &server, &query)).await;
+        let done = clock::timeout(or_forever(limit), run(&route, &server, &query)).await;
         if !matches!(done, Ok(Ok(()))) || !server.is_clean() {
             route.close(&server, "reset or check query failed");
             return;

@@ -115,6 +115,14 @@ impl Rules {
                 message: problem.message,
             })
             .collect();
+        if let Some(message) = settings.user.as_deref().and_then(cannot_be) {
+            errors.push(SettingsError {
+                file: "settings".to_owned(),
+                line: None,
+                key: Some("user".to_owned()),
+                message,
+            });
+        }
         let credentials = collect(read_userlist(&settings, files), &mut errors);
         let hba = collect(read_hba(&settings, files), &mut errors);
         match (credentials, hba) {
@@ -190,6 +198,8 @@ impl Rules {
         };
         // PgBouncer: a user's 0 means that the global limit holds, as a database's does.
         let limit = |own: Option<u32>, all: u32| own.and_then(limited).or_else(|| limited(all));
+        // A reserve that nobody ever waits long enough for is none.
+        let has_reserve = !settings.reserve_pool_timeout.is_zero();
         Some(RouteRule {
             automatic: !settings.databases.contains_key(database),
             servers: entry.servers(&settings.unix_socket_dir),
@@ -212,7 +222,9 @@ impl Rules {
             reserve_pool_size: for_pool
                 .and_then(|user| user.reserve_pool_size)
                 .or(entry.reserve_pool_size)
-                .unwrap_or(settings.reserve_pool_size),
+                .or(Some(settings.reserve_pool_size))
+                .filter(|_size| has_reserve)
+                .unwrap_or(0),
             server_lifetime: entry.server_lifetime.unwrap_or(settings.server_lifetime),
             max_db_connections: limit(entry.max_db_connections, settings.max_db_connections),
             max_user_connections: limit(
@@ -288,6 +300,18 @@ impl Demand<'_> {
             Some(rule) => rule.permits(proven, user),
             None => proven == user,
         }
+    }
+}
+
+/// Why the process is not that system user. It does not change its user by itself, and to go on as
+/// root when somebody has asked for less would be the wrong surprise.
+fn cannot_be(name: &str) -> Option<String> {
+    let now = runtime::identity::effective_uid();
+    match runtime::identity::User::named(name) {
+        Ok(Some(user)) if user.uid == now => None,
+        Ok(Some(_)) => Some(format!("the user is not changed, start the pooler as \"{name}\"")),
+        Ok(None) => Some(format!("there is no system user \"{name}\"")),
+        Err(error) => Some(format!("could not look up the system user \"{name}\": {error}")),
     }
 }
 

@@ -394,6 +394,13 @@ pub fn enabled(timeout: Duration) -> Option<Duration> {
     (!timeout.is_zero()).then_some(timeout)
 }
 
+/// The timeout as a time that passes: zero, which means that there is none, becomes ten years.
+#[must_use]
+pub fn or_forever(timeout: Duration) -> Duration {
+    const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+    enabled(timeout).unwrap_or(FOREVER)
+}
+
 /// The limit as an option: zero means that there is none.
 #[must_use]
 pub fn limited(limit: u32) -> Option<u32> {

@@ -133,6 +133,33 @@ fn broken_and_missing_files_are_refused() {
 }
 
 #[test]
+fn the_pooler_runs_as_the_user_that_is_named_or_not_at_all() {
+    let own = runtime::identity::User::with_uid(runtime::identity::effective_uid());
+    let own = own.expect("the user list can be read").expect("we are somebody").name;
+    assert_eq!(good(&format!("user = \"{own}\"")).settings.user, Some(own.clone()));
+    check_bad(
+        "user = \"no such user\"",
+        &["settings: user: there is no system user \"no such user\""],
+    );
+    let other = if own == "daemon" { "bin" } else { "daemon" };
+    check_bad(
+        &format!("user = \"{other}\""),
+        &[&format!("settings: user: the user is not changed, start the pooler as \"{other}\"")],
+    );
+}
+
+#[test]
+fn a_reserve_without_a_time_to_wait_is_none() {
+    let reserve = |timeout: &str| {
+        let rules = good(&format!(
+            "reserve_pool_size = 3\nreserve_pool_timeout = {timeout}\n[pooler.databases.a]"
+        ));
+        rules.route("a", "ann").expect("the database exists").reserve_pool_size
+    };
+    assert_eq!((reserve("\"5s\""), reserve("0")), (3, 0));
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused_however_they_came() {
     let settings = Settings { default_pool_size: 0, ..Settings::default() };
     let errors = Rules::load(1, settings, &files).expect_err("no pool");

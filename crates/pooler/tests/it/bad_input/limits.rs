@@ -151,3 +151,25 @@ fn without_a_fallback_only_named_databases_exist() {
         assert_eq!(answers, ["FATAL 3D000 database \"*\" does not exist", "closed"]);
     });
 }
+
+#[test]
+fn a_time_limit_of_zero_is_none() {
+    let settings = Settings {
+        client_login_timeout: Duration::ZERO,
+        server_connect_timeout: Duration::ZERO,
+        cancel_wait_timeout: Duration::ZERO,
+        query_wait_timeout: Duration::ZERO,
+        query_wait_notify: Duration::ZERO,
+        server_idle_timeout: Duration::ZERO,
+        server_check_delay: Duration::ZERO,
+        server_lifetime: Duration::ZERO,
+        ..settings()
+    };
+    run(settings, async |world| {
+        for _time in 0..3 {
+            let mut client = world.log_in("shop").await;
+            client.query("unhurried").await;
+            assert_eq!(client.answers().await, ["row unhurried", "SELECT 1", "ready I"]);
+        }
+    });
+}
