@@ -390,7 +390,9 @@ impl Arrival<'_> {
         })?;
         let exchange = match demand.method {
             Method::Trust => {
-                let any = rules.settings.auth_type == crate::settings::AuthType::Any;
+                let settings = &rules.settings;
+                let any = settings.auth_type == crate::settings::AuthType::Any
+                    || settings.trust_unknown_users;
                 if any || rules.knows_user(&wanted.user) {
                     return Ok(());
                 }

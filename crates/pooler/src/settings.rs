@@ -60,6 +60,9 @@ pub struct Settings {
 
     // Authentication.
     pub auth_type: AuthType,
+    /// Where nobody has to prove anything, also let in who is not in `auth_file`: the server
+    /// decides whether there is such a role.
+    pub trust_unknown_users: bool,
     pub auth_file: Option<PathBuf>,
     pub auth_hba_file: Option<PathBuf>,
     pub auth_ident_file: Option<PathBuf>,
@@ -304,6 +307,7 @@ impl Settings {
             max_user_client_connections: 0,
             server_round_robin: false,
             auth_type: AuthType::Md5,
+            trust_unknown_users: false,
             auth_file: None,
             auth_hba_file: None,
             auth_ident_file: None,

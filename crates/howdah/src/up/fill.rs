@@ -53,6 +53,7 @@ impl Fill {
         if !self.says("pooler", "auth_type") && !settings.listens_off_loopback() {
             // The server trusts whoever reaches its socket, initdb's own default; see docs/operating.md.
             settings.auth_type = AuthType::Trust;
+            settings.trust_unknown_users = true;
         }
         if !self.says("pooler", "admin_users") {
             settings.admin_users = vec![SUPERUSER.to_owned()];

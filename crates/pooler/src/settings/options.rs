@@ -349,6 +349,7 @@ mod tests {
             }
             // The only global setting that PgBouncer has no name for.
             copy.insecure_off_loopback = defaults.insecure_off_loopback;
+            copy.trust_unknown_users = defaults.trust_unknown_users;
             assert_eq!(copy, defaults);
         }
     }
