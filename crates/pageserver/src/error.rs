@@ -55,6 +55,10 @@ impl Error {
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free space on the disk of the page server; it goes on by itself")
             }
+            // `could not read WAL … has already been removed`
+            Error::Server { sqlstate: Some(SqlState::UNDEFINED_FILE), .. } => Some(
+                "if the slot was dropped, start with an empty directory to take a new base backup",
+            ),
             Error::Refused { hint, .. } => Some(hint),
             Error::Memory { .. } => Some("raise pageserver.index_memory_max and start again"),
             Error::WalLimit { .. } => Some("raise pageserver.wal_bytes_max"),

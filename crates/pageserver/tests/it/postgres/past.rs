@@ -10,7 +10,7 @@ use pg::sqlstate::SqlState;
 
 use crate::cluster::{Cluster, Folder};
 use crate::postgres::current_lsn;
-use crate::service::{Service, settings};
+use crate::service::{Service, block_on, settings, stream};
 
 /// A page as Postgres had it in its buffers when its WAL ended at `lsn`.
 struct Captured {
@@ -203,5 +203,71 @@ fn pages_of_every_index_kind_are_right_or_refused_by_name() {
     }
     println!("{right} pages are right, {refused} refused");
     assert!(right > 20);
+    service.stop();
+}
+
+#[test]
+fn a_request_for_wal_to_come_waits_for_it_and_not_for_ever() {
+    let cluster = Cluster::start("waits", &[], &["autovacuum = off"]);
+    cluster.sql("CREATE TABLE t (i int)");
+    let folder = Folder::new("waits-ps");
+    let mut patient = settings(folder.path(), cluster.socket());
+    patient.wait_lsn_timeout_ms = 500;
+    let service = Service::start(patient.clone());
+    service.wait_streaming();
+    let tag = tag_of(&cluster, "t");
+    cluster.sql("INSERT INTO t VALUES (1)");
+    let far = current_lsn(&cluster) + (1 << 30);
+    match service.page(tag, 0, far) {
+        Err(ClientError::Refused { sqlstate, message, .. }) => {
+            assert_eq!(sqlstate, SqlState::CANNOT_CONNECT_NOW);
+            assert!(message.contains("has not arrived yet"), "{message}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+    service.stop();
+    patient.wait_lsn_timeout_ms = 60_000;
+    let service = Service::start(patient);
+    service.wait_streaming();
+    for row in 2..20 {
+        cluster.sql(&format!("INSERT INTO t VALUES ({row})"));
+        let now = current_lsn(&cluster);
+        // Asked for at once: most of the time it is still on its way.
+        let page = service.page(tag, 0, now).expect("it arrives");
+        let items = (u16::from_le_bytes([page[12], page[13]]) - 24) / 4;
+        assert_eq!(items, row, "the row just committed is there");
+    }
+    service.stop();
+}
+
+#[test]
+fn pages_can_be_read_while_they_change() {
+    let cluster = Cluster::start("changing", &[], &[]);
+    cluster.pgbench(&["-i", "-s", "1", "-q"]);
+    let folder = Folder::new("changing-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    let (branches, accounts) =
+        (tag_of(&cluster, "pgbench_branches"), tag_of(&cluster, "pgbench_accounts"));
+    let address = service.address;
+    let read = move || {
+        block_on(async move {
+            let mut pages = stream(address).await;
+            for round in 0..200 {
+                pages
+                    .pages(branches, &[0], Lsn::MAX)
+                    .await
+                    .expect("a page that changes all the time");
+                let blocks: Vec<u32> = (0..100).map(|block| (block * 7 + round) % 1600).collect();
+                pages.pages(accounts, &blocks, Lsn::MAX).await.expect("pages of a table");
+            }
+        });
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| cluster.pgbench(&["-c", "4", "-T", "4"]));
+        scope.spawn(read);
+        scope.spawn(read);
+    });
+    assert!(service.status().pages_served >= 2 * 200 * 101);
     service.stop();
 }
