@@ -1,5 +1,5 @@
 //! The only place that prints: results to standard output, everything else to standard error.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program prints")]
+#![expect(clippy::print_stderr, reason = "this is where the program prints")]
 
 use std::io::{IsTerminal, Write};
 
@@ -10,15 +10,16 @@ use crate::error::Error;
 
 /// One line of a result.
 pub fn line(text: impl AsRef<str>) {
-    println!("{}", text.as_ref());
+    // `println!` panics when the reader has gone away, as `head` does when it has seen enough.
+    let _reader_gone = writeln!(std::io::stdout(), "{}", text.as_ref());
 }
 
 /// A result as JSON: one line if nobody watches, laid out on a terminal.
 pub fn json(value: &Value) {
     if std::io::stdout().is_terminal() {
-        println!("{value:#}");
+        line(format!("{value:#}"));
     } else {
-        println!("{value}");
+        line(value.to_string());
     }
     flush();
 }
