@@ -76,7 +76,7 @@ pub struct MaskOptions {
     pub lsn: bool,
     pub checksum: bool,
     /// What a running server changes without WAL on purpose: the values of a sequence, which the WAL runs
-    /// ahead of by up to 32, and the cache in an SP-GiST metapage.
+    /// ahead of by up to 32, and the cache in an SP-GiST metapage. And what it fails to log: see [`compare`].
     pub unlogged_values: bool,
 }
 
@@ -105,7 +105,10 @@ const BRIN_EVACUATE: u16 = 1 << 0;
 /// Compares our version of a page with a file's (`block` is its number in the fork), both masked.
 ///
 /// A page that the server made ready but never wrote WAL for (all zeros, or empty with LSN 0) equals one
-/// that we do not have.
+/// that we do not have. With `unlogged_values`, our visibility map may lack bits that the file's has:
+/// `CREATE DATABASE … STRATEGY wal_log` logs the map's pages as if their contents were unused space
+/// (`RelationCopyStorageUsingBuffer`), so that a standby, too, begins with an empty map. The other way
+/// round would be damage.
 pub fn compare(
     ours: Option<&PageBytes>,
     theirs: &PageBytes,
@@ -118,6 +121,9 @@ pub fn compare(
     if ours == theirs || (*ours == zeros && is_blank(theirs)) {
         return None;
     }
+    if kind == PageKind::Map && options.unlogged_values && lacks_bits_only(ours, theirs) {
+        return None;
+    }
     // The common case: nothing but LSN and checksum differ.
     if options.lsn && options.checksum && ours.get(10..) == theirs.get(10..) {
         return None;
@@ -126,6 +132,12 @@ pub fn compare(
     mask(&mut ours, kind, block, options);
     mask(&mut theirs, kind, block, options);
     diff(&ours, &theirs)
+}
+
+fn lacks_bits_only(ours: &PageBytes, theirs: &PageBytes) -> bool {
+    let same_header = ours.get(10..HEADER_BYTES) == theirs.get(10..HEADER_BYTES);
+    let mut bits = ours.iter().zip(theirs).skip(HEADER_BYTES);
+    lsn(ours) == lsn(theirs) && same_header && bits.all(|(ours, theirs)| ours & !theirs == 0)
 }
 
 fn is_blank(bytes: &PageBytes) -> bool {
@@ -388,5 +400,22 @@ mod tests {
         assert_eq!(compare(Some(&ours), &theirs, kind, 0, MaskOptions::FILES), None);
         Page::new(&mut theirs).item_mut(1).unwrap()[0] = 9;
         assert!(compare(Some(&ours), &theirs, kind, 0, MaskOptions::FILES).is_some());
+    }
+
+    #[test]
+    fn our_map_may_lack_bits_but_have_none_too_many() {
+        let mut ours = [0; PAGE_BYTES];
+        Page::new(&mut ours).init(0);
+        let mut theirs = ours;
+        ours[30] = 0b0100;
+        theirs[30] = 0b1100;
+        let found = |ours: &PageBytes, theirs: &PageBytes, options| {
+            compare(Some(ours), theirs, PageKind::Map, 0, options)
+        };
+        assert_eq!(found(&ours, &theirs, MaskOptions::FILES), None);
+        assert!(found(&theirs, &ours, MaskOptions::FILES).is_some());
+        assert!(found(&ours, &theirs, MaskOptions::POSTGRES).is_some());
+        Page::new(&mut theirs).set_lsn(Lsn(9));
+        assert!(found(&ours, &theirs, MaskOptions::FILES).is_some());
     }
 }

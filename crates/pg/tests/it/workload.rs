@@ -292,6 +292,7 @@ VACUUM ranged
 const DATABASES: &str = "
 CREATE DATABASE logged STRATEGY wal_log;;
 CREATE DATABASE copied STRATEGY file_copy;;
+CREATE DATABASE kept STRATEGY wal_log;;
 DROP DATABASE logged;;
 CREATE TABLESPACE place LOCATION '';;
 CREATE TABLE placed (a int) TABLESPACE place;;

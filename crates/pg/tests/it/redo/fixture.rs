@@ -17,8 +17,8 @@ const CAPTURED: &[u8] = include_bytes!("../../../test_data/15/records.zst");
 /// More than the file unpacks to.
 const BYTES_MAX: usize = 16 << 20;
 
-/// What to capture: this many records of each kind.
-const PER_KIND: usize = 2;
+/// What to capture: of each kind the first record, and some later ones, which differ more.
+const CAPTURED_OF_A_KIND: [usize; 4] = [1, 4, 25, 200];
 
 /// Collects entries while a whole workload is redone.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    /// Takes the record if there are few of its kind yet; `before` answers the pages before it.
+    /// Takes the record if it is one of those to be captured; `before` answers the pages before it.
     pub(super) fn offer<'p>(
         &mut self,
         raw: &RawRecord<'_>,
@@ -36,11 +36,14 @@ impl Capture {
         before: impl Fn(usize) -> Option<&'p PageBytes>,
     ) {
         let judged = record.blocks.iter().all(|b| b.image.is_some_and(|image| !image.apply));
-        let count = self.counts.entry(record.kind().to_string()).or_default();
-        if record.blocks.is_empty() || !judged || *count >= PER_KIND {
+        if record.blocks.is_empty() || !judged {
             return;
         }
+        let count = self.counts.entry(record.kind().to_string()).or_default();
         *count += 1;
+        if !CAPTURED_OF_A_KIND.contains(count) {
+            return;
+        }
         self.bytes.extend_from_slice(&raw.lsn.0.to_le_bytes());
         self.bytes.extend_from_slice(&raw.end_lsn.0.to_le_bytes());
         self.bytes.extend_from_slice(&raw.header.total_length.to_le_bytes());

@@ -159,8 +159,7 @@ impl Replica {
             Change::MultiXactMembersPageZeroed(page) => self.zero(Slru::MultiXactMembers, page),
             Change::MultiXactCreated { multi, offset, members } => {
                 let count = u32::try_from(members.len()).unwrap();
-                for (multi, offset) in
-                    [(multi, offset), slru::next_multixact(multi, offset, count)]
+                for (multi, offset) in [(multi, offset), slru::next_multixact(multi, offset, count)]
                 {
                     let page = slru::multixact_offset_page(multi);
                     let page = self.slru.get_mut(&(Slru::MultiXactOffsets, page)).unwrap();
