@@ -5,4 +5,5 @@ mod clients;
 mod configuration;
 mod limits;
 mod passwords;
+mod postgres;
 mod servers;

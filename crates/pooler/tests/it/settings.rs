@@ -130,7 +130,7 @@ fn a_users_whole_configuration_is_read_from_the_disk() {
     assert!(rules.route("shop", "ann").is_some());
 
     folder.write("hba.conf", "local all @staff ldap\n");
-    let errors = Rules::load(2, rules.settings.clone(), &disk).expect_err("a broken file");
+    let errors = Rules::load(2, rules.settings, &disk).expect_err("a broken file");
     assert_eq!(
         errors[0].to_string(),
         format!("{hba}:1: authentication method \"ldap\" is not supported")
