@@ -20,7 +20,7 @@ use runtime::executor;
 
 use crate::error::PageError;
 use crate::history::Origin;
-use crate::index::{Effect, Position, Recipe};
+use crate::index::{Base, Effect, Position, Recipe};
 use crate::limits::{CLONE_DEPTH_MAX, PAGE_BYTES, REDO_RECORDS_AT_ONCE};
 use crate::page_cache::Page;
 use crate::timeline::Timeline;
@@ -108,18 +108,16 @@ struct Build<'t> {
 
 impl Build<'_> {
     async fn run(self, lsn: Lsn, depth: u32) -> Result<Rc<Page>, PageError> {
-        let recipe = self.timeline.index.borrow().recipe(self.tag, self.block, lsn);
         let cached = self.timeline.pages.borrow_mut().get(self.tag, self.block, lsn);
-        let usable = cached.filter(|(_, as_of)| is_of_this_life(&recipe, *as_of));
-        let (mut page, done) = match usable {
-            Some((page, as_of)) if recipe.records.last().is_none_or(|last| last.end() <= as_of) => {
-                return Ok(page);
-            }
-            Some((page, as_of)) => (Box::new(*page), as_of),
-            None => (self.origin(&recipe, depth).await?, Lsn::INVALID),
+        let known = cached.as_ref().map(|(_, as_of)| *as_of);
+        let recipe = self.timeline.index.borrow().recipe(self.tag, self.block, lsn, known);
+        let mut page = match (recipe.base, cached) {
+            (Base::Known, Some((page, _))) if recipe.records.is_empty() => return Ok(page),
+            (Base::Known, Some((page, _))) => Box::new(*page),
+            (Base::Origin(origin), _) => self.origin(origin, &recipe, depth).await?,
+            (Base::Known, None) => zeroes(),
         };
-        let first = recipe.records.partition_point(|record| record.end() <= done);
-        for (count, position) in recipe.records[first..].iter().enumerate() {
+        for (count, position) in recipe.records.iter().enumerate() {
             if count % REDO_RECORDS_AT_ONCE == REDO_RECORDS_AT_ONCE - 1 {
                 executor::yield_now().await;
             }
@@ -130,19 +128,24 @@ impl Build<'_> {
             pg::page::Page::new(&mut page).set_checksum(sum);
         }
         let page: Rc<Page> = page.into();
-        if let Some(last) = recipe.records.last() {
+        if recipe.as_of.is_valid() {
             let mut pages = self.timeline.pages.borrow_mut();
-            pages.put(self.tag, self.block, last.end(), Rc::clone(&page));
+            pages.put(self.tag, self.block, recipe.as_of, Rc::clone(&page));
         }
         Ok(page)
     }
 
     /// The page before the first record of the recipe.
-    async fn origin(self, recipe: &Recipe, depth: u32) -> Result<Box<Page>, PageError> {
+    async fn origin(
+        self,
+        origin: Origin,
+        recipe: &Recipe,
+        depth: u32,
+    ) -> Result<Box<Page>, PageError> {
         if matches!(recipe.records.first(), Some(Position { effect: Effect::Initial, .. })) {
             return Ok(zeroes());
         }
-        match recipe.origin {
+        match origin {
             Origin::Base { blocks } if self.block < blocks => {
                 let copied = self.timeline.base.block(self.tag, self.block).await?;
                 copied.ok_or_else(|| {
@@ -224,18 +227,4 @@ impl Build<'_> {
     fn damaged(self, what: String) -> PageError {
         PageError::Damaged { page: self.name(), what }
     }
-}
-
-/// Whether a cached page belongs to the block as the recipe has it: not to one cut off and made
-/// anew since, and not from before the image that the recipe begins with.
-fn is_of_this_life(recipe: &Recipe, as_of: Lsn) -> bool {
-    let born = match recipe.origin {
-        Origin::Base { .. } => Lsn::INVALID,
-        Origin::Zero(at) | Origin::Copy(_, at) => at,
-    };
-    let begun = match recipe.records.first() {
-        Some(first) if first.effect == Effect::Initial => first.end(),
-        _ => Lsn::INVALID,
-    };
-    as_of > born && as_of >= begun
 }

@@ -75,8 +75,18 @@ struct ForkIndex {
 /// How to build one page: what it begins as, and the records to apply, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recipe {
-    pub origin: Origin,
+    pub base: Base,
     pub records: Vec<Position>,
+    /// End of the newest record that is in the page then: of the last in `records`, if any.
+    pub as_of: Lsn,
+}
+
+/// What the records are applied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The version at hand.
+    Known,
+    Origin(Origin),
 }
 
 impl Index {
@@ -93,18 +103,32 @@ impl Index {
         self.forks.get(&tag)?.history.blocks_at(lsn)
     }
 
-    /// How to build a block that exists as of `lsn`.
-    pub fn recipe(&self, tag: RelTag, block: u32, lsn: Lsn) -> Recipe {
+    /// How to build a block that exists as of `lsn`. `known` is the end of the newest record in a
+    /// version at hand, which is used if it belongs to the same life of the block.
+    pub fn recipe(&self, tag: RelTag, block: u32, lsn: Lsn, known: Option<Lsn>) -> Recipe {
         let Some(fork) = self.forks.get(&tag) else {
-            return Recipe { origin: Origin::Zero(Lsn::INVALID), records: Vec::new() };
+            let base = Base::Origin(Origin::Zero(Lsn::INVALID));
+            return Recipe { base, records: Vec::new(), as_of: Lsn::INVALID };
         };
         let origin = fork.history.origin(block, lsn);
-        let after = match origin {
+        let born = match origin {
             Origin::Base { .. } => Lsn::INVALID,
             Origin::Zero(at) | Origin::Copy(_, at) => at,
         };
-        let records = fork.blocks.get(&block).map_or(&[][..], |all| chain(all, after, lsn));
-        Recipe { origin, records: records.to_vec() }
+        let all = fork.blocks.get(&block).map_or(&[][..], |all| chain(all, born, lsn));
+        // Not of a block that was cut off and made anew since, nor from before the newest image.
+        let begun = match all.first() {
+            Some(first) if first.effect == Effect::Initial => first.end(),
+            _ => born + 1,
+        };
+        let as_of = all.last().map_or(Lsn::INVALID, |last| last.end());
+        match known.filter(|known| *known >= begun) {
+            Some(known) => {
+                let rest = all.partition_point(|record| record.end() <= known);
+                Recipe { base: Base::Known, records: all[rest..].to_vec(), as_of }
+            }
+            None => Recipe { base: Base::Origin(origin), records: all.to_vec(), as_of },
+        }
     }
 
     /// The records of one page of `pg_xact` up to `lsn`, from the newest that zeroes it.
@@ -233,10 +257,33 @@ mod tests {
         ] {
             index.touch(TAG, 0, position(start, effect));
         }
-        assert_eq!(starts(&index.recipe(TAG, 0, Lsn(107))), [] as [u64; 0]);
-        assert_eq!(starts(&index.recipe(TAG, 0, Lsn(108))), [100]);
-        assert_eq!(starts(&index.recipe(TAG, 0, Lsn(399))), [200, 300]);
-        assert_eq!(starts(&index.recipe(TAG, 0, Lsn::MAX)), [400]);
+        let recipe = |lsn| index.recipe(TAG, 0, Lsn(lsn), None);
+        assert_eq!(starts(&recipe(107)), [] as [u64; 0]);
+        assert_eq!(starts(&recipe(108)), [100]);
+        assert_eq!(starts(&recipe(399)), [200, 300]);
+        assert_eq!(starts(&recipe(1000)), [400]);
+        assert_eq!(recipe(399).as_of, Lsn(308));
+        assert_eq!(recipe(399).base, Base::Origin(Origin::Base { blocks: 1 }));
+    }
+
+    #[test]
+    fn a_version_at_hand_is_used_if_nothing_replaced_it() {
+        let mut index = Index::default();
+        for (start, effect) in
+            [(100, Effect::Initial), (200, Effect::Change), (300, Effect::Change)]
+        {
+            index.touch(TAG, 0, position(start, effect));
+        }
+        let recipe = |index: &Index, known| index.recipe(TAG, 0, Lsn(1000), Some(Lsn(known)));
+        assert_eq!(starts(&recipe(&index, 208)), [300]);
+        assert_eq!(recipe(&index, 208).base, Base::Known);
+        assert_eq!(starts(&recipe(&index, 308)), [] as [u64; 0]);
+        assert_eq!(starts(&recipe(&index, 100)), [100, 200, 300]);
+        index.change(TAG, |history| history.drop(Lsn(400)));
+        index.touch(TAG, 0, position(500, Effect::Change));
+        assert_eq!(recipe(&index, 308).base, Base::Origin(Origin::Zero(Lsn(400))));
+        assert_eq!(starts(&recipe(&index, 308)), [500]);
+        assert_eq!(recipe(&index, 508).base, Base::Known);
     }
 
     #[test]
@@ -249,9 +296,10 @@ mod tests {
         assert_eq!(index.blocks_at(TAG, Lsn(108)), Some(4));
         assert_eq!(index.blocks_at(TAG, Lsn(208)), Some(2));
         assert_eq!(index.blocks_at(TAG, Lsn(308)), Some(6));
-        let recipe = index.recipe(TAG, 3, Lsn(400));
-        assert_eq!(recipe, Recipe { origin: Origin::Zero(Lsn(208)), records: vec![] });
-        assert_eq!(starts(&index.recipe(TAG, 3, Lsn(207))), [100]);
+        let recipe = index.recipe(TAG, 3, Lsn(400), None);
+        assert_eq!(recipe.base, Base::Origin(Origin::Zero(Lsn(208))));
+        assert_eq!(starts(&recipe), [] as [u64; 0]);
+        assert_eq!(starts(&index.recipe(TAG, 3, Lsn(207), None)), [100]);
     }
 
     #[test]
@@ -259,7 +307,7 @@ mod tests {
         let mut index = Index::default();
         index.touch(TAG, 0, position(100, Effect::Change));
         index.touch(TAG, 0, position(100, Effect::Initial));
-        assert_eq!(index.recipe(TAG, 0, Lsn::MAX).records, [position(100, Effect::Initial)]);
+        assert_eq!(index.recipe(TAG, 0, Lsn::MAX, None).records, [position(100, Effect::Initial)]);
     }
 
     #[test]

@@ -21,11 +21,11 @@ pub const ANSWER_ROWS_MAX: usize = 4_000_000;
 /// Longest value of such a row.
 pub const ANSWER_VALUE_BYTES_MAX: usize = 64 << 10;
 
-/// WAL is read back in blocks of this size: one read serves many records of one page, since the
-/// records of a hot page lie close together.
-pub const WAL_READ_BYTES: usize = 64 << 10;
-/// WAL blocks kept in memory (16 MiB): the working set of a few hundred hot pages.
-pub const WAL_READ_BLOCKS_MAX: usize = 256;
+/// WAL is read back in blocks of this size: the records of one page lie far apart, those of one
+/// moment together.
+pub const WAL_READ_BYTES: usize = 16 << 10;
+/// WAL blocks kept in memory: 32 MiB.
+pub const WAL_READ_BLOCKS_MAX: usize = 2048;
 /// Longest WAL record (`XLogRecordMaxSize` of 16+; 15 allows no more than 1 GiB either).
 pub const WAL_RECORD_BYTES_MAX: u32 = 1020 << 20;
 

@@ -155,9 +155,17 @@ fn in_block(distance: u64) -> usize {
 pub struct WalReader {
     layout: WalLayout,
     readable: Cell<Lsn>,
-    blocks: RefCell<BTreeMap<u64, Block>>,
-    now: Cell<u64>,
+    blocks: RefCell<Blocks>,
     open: RefCell<Option<(u64, File)>>,
+}
+
+/// Blocks read, by number; the one unused for longest goes first.
+#[derive(Default)]
+struct Blocks {
+    blocks: BTreeMap<u64, Block>,
+    /// Numbers by when each was last used.
+    order: BTreeMap<u64, u64>,
+    now: u64,
 }
 
 struct Block {
@@ -166,11 +174,35 @@ struct Block {
     used: u64,
 }
 
+impl Blocks {
+    fn get(&mut self, number: u64, bytes_min: usize) -> Option<Rc<Vec<u8>>> {
+        let block = self.blocks.get_mut(&number).filter(|block| block.bytes.len() >= bytes_min)?;
+        self.now += 1;
+        self.order.remove(&block.used);
+        self.order.insert(self.now, number);
+        block.used = self.now;
+        Some(Rc::clone(&block.bytes))
+    }
+
+    fn put(&mut self, number: u64, bytes: Rc<Vec<u8>>) {
+        self.now += 1;
+        let used = self.now;
+        if let Some(replaced) = self.blocks.insert(number, Block { bytes, used }) {
+            self.order.remove(&replaced.used);
+        }
+        self.order.insert(used, number);
+        while self.blocks.len() > WAL_READ_BLOCKS_MAX {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            self.blocks.remove(&oldest);
+        }
+    }
+}
+
 impl WalReader {
     /// A reader of nothing yet: see [`WalReader::set_readable`].
     pub fn new(layout: WalLayout) -> WalReader {
-        let (blocks, now, open) = (RefCell::default(), Cell::new(0), RefCell::new(None));
-        WalReader { layout, readable: Cell::new(Lsn::INVALID), blocks, now, open }
+        let (blocks, open) = (RefCell::default(), RefCell::new(None));
+        WalReader { layout, readable: Cell::new(Lsn::INVALID), blocks, open }
     }
 
     /// Up to where WAL is durable.
@@ -181,7 +213,7 @@ impl WalReader {
     /// WAL is durable up to `end`.
     pub fn set_readable(&self, end: Lsn) {
         if end < self.readable.get() {
-            self.blocks.borrow_mut().clear();
+            self.blocks.take();
         }
         self.readable.set(end);
     }
@@ -203,12 +235,8 @@ impl WalReader {
 
     /// A block with at least so many bytes.
     async fn block(&self, number: u64, bytes_min: usize) -> io::Result<Rc<Vec<u8>>> {
-        self.now.set(self.now.get() + 1);
-        if let Some(block) = self.blocks.borrow_mut().get_mut(&number)
-            && block.bytes.len() >= bytes_min
-        {
-            block.used = self.now.get();
-            return Ok(Rc::clone(&block.bytes));
+        if let Some(bytes) = self.blocks.borrow_mut().get(number, bytes_min) {
+            return Ok(bytes);
         }
         let start = Lsn(number * READ_BYTES);
         let file = self.segment(start.segment(self.layout.segment_bytes)).await?;
@@ -223,17 +251,8 @@ impl WalReader {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
         let bytes = Rc::new(buffer);
-        self.keep(number, Rc::clone(&bytes));
+        self.blocks.borrow_mut().put(number, Rc::clone(&bytes));
         Ok(bytes)
-    }
-
-    fn keep(&self, number: u64, bytes: Rc<Vec<u8>>) {
-        let mut blocks = self.blocks.borrow_mut();
-        if blocks.len() >= WAL_READ_BLOCKS_MAX {
-            let oldest = blocks.iter().min_by_key(|(_, block)| block.used).map(|(&key, _)| key);
-            oldest.map(|key| blocks.remove(&key));
-        }
-        blocks.insert(number, Block { bytes, used: self.now.get() });
     }
 
     async fn segment(&self, number: u64) -> io::Result<File> {
@@ -245,5 +264,33 @@ impl WalReader {
         let file = File::open(&path, OpenOptions::default()).await?;
         *self.open.borrow_mut() = Some((number, file.clone()));
         Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_that_was_shorter_is_read_again() {
+        let mut blocks = Blocks::default();
+        blocks.put(7, Rc::new(vec![1; 100]));
+        assert!(blocks.get(7, 101).is_none());
+        blocks.put(7, Rc::new(vec![1; 200]));
+        assert_eq!(blocks.get(7, 101).map(|bytes| bytes.len()), Some(200));
+        assert_eq!((blocks.blocks.len(), blocks.order.len()), (1, 1));
+    }
+
+    #[test]
+    fn keeps_the_blocks_used_last() {
+        let mut blocks = Blocks::default();
+        for number in 0..WAL_READ_BLOCKS_MAX as u64 {
+            blocks.put(number, Rc::default());
+        }
+        assert!(blocks.get(0, 0).is_some());
+        blocks.put(1 << 40, Rc::default());
+        assert!(blocks.get(0, 0).is_some());
+        assert!(blocks.get(1, 0).is_none());
+        assert_eq!(blocks.blocks.len(), WAL_READ_BLOCKS_MAX);
     }
 }
