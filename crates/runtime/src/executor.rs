@@ -14,7 +14,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use crate::clock::{Time, wheel};
-use crate::limits::TASKS_PER_TURN_MAX;
+use crate::limits::{RECEIVES_PER_POLL_MAX, TASKS_PER_TURN_MAX};
 use crate::{buffer, io as driver};
 
 pub use join::{Aborted, JoinHandle};
@@ -88,6 +88,8 @@ pub(crate) struct Core {
     /// Nanoseconds, as of the beginning of this turn.
     now: Cell<u64>,
     scheduler: RefCell<Scheduler>,
+    /// Receives of the task that runs, in this poll.
+    receives: Cell<u32>,
     /// Woken at the beginning of the next turn.
     yielded: RefCell<Vec<Waker>>,
     wheel: RefCell<wheel::Wheel>,
@@ -100,6 +102,7 @@ thread_local! {
         Core {
             id: Cell::new(remote::NONE),
             now: Cell::new(0),
+            receives: Cell::new(0),
             scheduler: RefCell::new(Scheduler::new()),
             yielded: RefCell::new(Vec::new()),
             wheel: RefCell::new(wheel::Wheel::new()),
@@ -172,6 +175,22 @@ impl Core {
         self.wheel.borrow_mut()
     }
 
+    /// As [`with_reactor`], for receiving: a task whose bytes never end is put off to the next turn now and then, so
+    /// that others run and what it queued is sent.
+    pub(crate) fn poll_receive<T>(
+        &self,
+        cx: &mut Context<'_>,
+        receive: impl FnOnce(&mut driver::Reactor, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let receives = self.receives.get() + 1;
+        self.receives.set(receives);
+        if receives > RECEIVES_PER_POLL_MAX {
+            self.yielded.borrow_mut().push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.with_reactor(|reactor| receive(reactor, cx))
+    }
+
     fn scheduler(&self) -> RefMut<'_, Scheduler> {
         self.scheduler.borrow_mut()
     }
@@ -218,6 +237,7 @@ impl Core {
             self.count(|stats| stats.polls += 1);
             let waker = crate::sys::waker::waker(task.pack(self.id.get()));
             let mut context = Context::from_waker(&waker);
+            self.receives.set(0);
             match work {
                 None => {
                     if let Poll::Ready(output) = root.as_mut().poll(&mut context) {
@@ -228,7 +248,6 @@ impl Core {
                     let done = future.as_mut().poll(&mut context).is_ready();
                     let finished = self.scheduler().put_back(task, future, done);
                     drop(finished);
-                    self.with_reactor(driver::Reactor::task_ran);
                 }
             }
         }

@@ -248,16 +248,13 @@ pub(crate) struct FileToken(pub(crate) u64);
 
 /// A core's driver with the entries it works on.
 pub(crate) struct Reactor {
-    sends_after_task: bool,
     pub(crate) slots: Slots,
     pub(crate) driver: Box<dyn Driver>,
 }
 
 impl Reactor {
     pub(crate) fn open(options: &Options, bell: &'static Bell) -> io::Result<Self> {
-        let driver = open_driver(options, bell)?;
-        let sends_after_task = matches!(driver.backend(), Backend::Epoll | Backend::Kqueue);
-        Ok(Self { sends_after_task, slots: Slots::default(), driver })
+        Ok(Self { slots: Slots::default(), driver: open_driver(options, bell)? })
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -266,13 +263,6 @@ impl Reactor {
 
     pub(crate) fn time_now(&self) -> u64 {
         self.driver.now()
-    }
-
-    /// A task has been polled: a driver that sends directly does so while what it queued is warm.
-    pub(crate) fn task_ran(&mut self) {
-        if !self.slots.dirty.is_empty() && self.sends_after_task {
-            self.driver.flush_dirty(&mut self.slots);
-        }
     }
 
     /// Sends what the turn queued.

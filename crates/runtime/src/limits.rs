@@ -36,6 +36,8 @@ pub const CORES_MAX: usize = 128;
 pub const TASKS_MAX: u32 = 1 << 20;
 /// Task polls between two looks at the kernel, so that tasks that wake one another can't starve the sockets.
 pub const TASKS_PER_TURN_MAX: usize = 512;
+/// Receives of a task in one poll: with page-sized buffers 128 KiB, a good stretch of work for one connection.
+pub const RECEIVES_PER_POLL_MAX: u32 = 32;
 
 // Buffers.
 

@@ -47,8 +47,20 @@ pub(crate) enum Kind {
     Leaving,
 }
 
-/// One connection, listener or watch.
+/// Whether a cancellation is under way (io_uring).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Cancelling {
+    #[default]
+    No,
+    Once,
+    /// And another was asked for meanwhile.
+    Again,
+}
+
+/// One connection, listener or watch. The order is for the cache: an event or a receive touches the first
+/// two lines, a send the first and the last.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub(crate) struct Slot {
     pub(crate) generation: u32,
     pub(crate) kind: Kind,
@@ -68,7 +80,7 @@ pub(crate) struct Slot {
     /// Driver's own: something of this entry is armed in the kernel.
     pub(crate) armed: bool,
     /// io_uring: a cancellation of everything on this descriptor is under way.
-    pub(crate) cancelling: bool,
+    pub(crate) cancelling: Cancelling,
     /// io_uring: waits for receive buffers.
     pub(crate) starved: bool,
     /// io_uring: reports about this entry that the kernel owes us.
@@ -78,17 +90,19 @@ pub(crate) struct Slot {
     /// Why sending failed, for good. What is queued from then on is thrown away.
     pub(crate) send_error: Option<Errno>,
     pub(crate) fd: Option<OwnedFd>,
-    pub(crate) received: Received,
-    pub(crate) out: Outgoing,
     /// Bytes taken out of `out` that the kernel is sending (io_uring).
     pub(crate) in_flight: usize,
-    /// Connections accepted and not yet asked for (io_uring).
-    pub(crate) accepted: Option<Box<VecDeque<OwnedFd>>>,
+    pub(crate) received: Received,
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
+    pub(crate) out: Outgoing,
     /// The writer waits until fewer bytes than this are queued.
     pub(crate) writer_below: usize,
+    /// Connections accepted and not yet asked for (io_uring).
+    pub(crate) accepted: Option<Box<VecDeque<OwnedFd>>>,
 }
+
+const _: () = assert!(size_of::<Slot>() <= 3 * 64, "an idle connection costs its slot");
 
 impl Slot {
     /// Bytes queued and not yet taken by the system.
@@ -159,10 +173,11 @@ fn keep_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
 
 /// Chunks received and not yet read. The first stays inline: most often there is one, and then no memory is needed.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Received {
     first: Option<Chunk>,
-    rest: VecDeque<Chunk>,
     bytes: usize,
+    rest: VecDeque<Chunk>,
 }
 
 impl Received {

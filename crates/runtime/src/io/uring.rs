@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown, sockopt};
 
-use super::slots::{Id, Kind, Slots};
+use super::slots::{Cancelling, Id, Kind, Slots};
 use super::socket::{self, Sent};
 use super::{Backend, Driver, FileToken};
 use crate::buffer::{self, Chunk};
@@ -92,14 +92,17 @@ impl Uring {
     /// Ends whatever the kernel does for the entry.
     fn cancel(&mut self, slots: &mut Slots, id: Id) {
         let slot = slots.get_mut(id);
-        if !std::mem::replace(&mut slot.cancelling, true) {
-            let receives_only = slot.armed && slot.operations == 1;
-            slot.operations += 1;
-            if receives_only {
-                self.ring.cancel_receive(id);
-            } else {
-                self.ring.cancel_all(id, slot.socket().as_fd());
-            }
+        if slot.cancelling != Cancelling::No {
+            slot.cancelling = Cancelling::Again;
+            return;
+        }
+        slot.cancelling = Cancelling::Once;
+        let receives_only = slot.armed && slot.operations == 1;
+        slot.operations += 1;
+        match &slot.fd {
+            None => self.ring.cancel_poll(id),
+            Some(_) if receives_only => self.ring.cancel_receive(id),
+            Some(fd) => self.ring.cancel_all(id, fd.as_fd()),
         }
     }
 
@@ -175,8 +178,13 @@ impl Uring {
                         self.ring.cancel_all(id, slot.socket().as_fd());
                         return;
                     }
-                    slot.cancelling = false;
+                    let again = slot.cancelling == Cancelling::Again;
+                    slot.cancelling = Cancelling::No;
                     slot.operations -= 1;
+                    // What was begun after the cancellation has to be cancelled too.
+                    if again && slot.kind == Kind::Closing && slot.operations > 0 {
+                        self.cancel(slots, id);
+                    }
                     self.settle(slots, id);
                 }
             }
@@ -528,8 +536,7 @@ impl Driver for Uring {
             return;
         }
         slot.kind = Kind::Closing;
-        slot.operations += 1;
-        self.ring.cancel_poll(id);
+        self.cancel(slots, id);
         // Now, while the descriptor is open: a poll still in the queue would meet whatever takes its number.
         if let Err(error) = self.ring.submit() {
             tracing::debug!(%error, "cannot submit a cancellation");

@@ -14,7 +14,7 @@ use rustix::net::sockopt;
 use super::Address;
 use crate::buffer::Chunk;
 use crate::clock;
-use crate::executor::{try_with_reactor, with_reactor};
+use crate::executor::{try_with_reactor, with_core, with_reactor};
 use crate::io::{Id, Slot};
 use crate::limits::{CONNECT_RETRY, DIRECT_SEND_BYTES};
 
@@ -109,7 +109,7 @@ impl Stream {
     /// # Errors
     /// When the connection broke.
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
-        with_reactor(|reactor| reactor.poll_recv(self.id, Some(cx)))
+        with_core(|core| core.poll_receive(cx, |reactor, cx| reactor.poll_recv(self.id, Some(cx))))
     }
 
     /// As [`poll_recv`](Self::poll_recv), waiting.

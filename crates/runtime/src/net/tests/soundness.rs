@@ -294,3 +294,52 @@ fn a_connection_refused_late_is_an_error() {
         );
     });
 }
+
+#[test]
+fn a_stream_that_never_runs_dry_lets_others_run() {
+    everywhere_short_of_buffers(|| async {
+        let (loud, ear) = unix_pair("dry").await;
+        let turns = Rc::new(Cell::new(0u32));
+        let theirs = Rc::clone(&turns);
+        spawn_detached(async move {
+            loop {
+                theirs.set(theirs.get() + 1);
+                yield_now().await;
+            }
+        });
+        const TOTAL: usize = 1 << 20;
+        loud.queue(&vec![1; TOTAL]);
+        let (mut received, mut in_a_row, mut last) = (0, 0, 0);
+        while received < TOTAL {
+            received += ear.recv().await.expect("received").len();
+            in_a_row = if last == turns.get() { in_a_row + 1 } else { 0 };
+            last = turns.get();
+            assert!(in_a_row <= crate::limits::RECEIVES_PER_POLL_MAX);
+        }
+    });
+}
+
+#[test]
+fn a_watch_dropped_while_it_waits_leaves_nothing_behind() {
+    use std::os::fd::AsFd;
+
+    use crate::io::Readiness;
+
+    everywhere(|| async {
+        for _ in 0..100 {
+            let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+            let watch = Readiness::new(reader).expect("watched");
+            assert!(!poll_and_drop(watch.readable(), 2).await);
+            drop(watch);
+            // The numbers are used again at once, by a watch that must see its own pipe only.
+            let (reader, other_writer) = rustix::pipe::pipe().expect("a pipe");
+            let watch = Readiness::new(reader).expect("watched");
+            drop(writer);
+            assert!(!poll_and_drop(watch.readable(), 3).await);
+            rustix::io::write(&other_writer, b"x").expect("written");
+            watch.readable().await.expect("readable");
+            let mut byte = [0; 4];
+            assert_eq!(rustix::io::read(watch.as_fd(), &mut byte), Ok(1));
+        }
+    });
+}
