@@ -107,11 +107,13 @@ impl Pooler {
     async fn drain(&self) {
         let Some(router) = self.close_listeners() else { return };
         router.phase.set(Phase::Draining);
-        router.until(|router| {
-            close_idle_clients(router);
-            router.clients.len() == 0
-        })
-        .await;
+        router.per_core.draining.set(true);
+        router
+            .until(|router| {
+                close_idle_clients(router);
+                router.clients.len() == 0
+            })
+            .await;
     }
 
     async fn stop_now(&self) {
@@ -140,11 +142,8 @@ impl Pooler {
     }
 }
 
-fn shutting_down() -> Report {
-    Report::fatal(
-        SqlState::ADMIN_SHUTDOWN,
-        "terminating connection due to administrator command",
-    )
+pub(crate) fn shutting_down() -> Report {
+    Report::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 }
 
 /// Clients between transactions have nothing to finish; in session mode all have.

@@ -289,11 +289,7 @@ impl ServerAuth {
                 let mut client =
                     scram::Client::new(self.scram_credentials()?, binding, random_nonce());
                 let first = client.first().map_err(scram_failed)?;
-                frontend::write::sasl_initial(
-                    &mut out,
-                    client.mechanism(),
-                    Some(first.as_bytes()),
-                );
+                frontend::write::sasl_initial(&mut out, client.mechanism(), Some(first.as_bytes()));
                 self.scram = Some(client);
             }
             Authentication::SaslContinue(data) => {

@@ -77,8 +77,11 @@ async fn try_open(router: &Rc<Router>, route: &Rc<Route>) -> Result<Server, Repo
     }
     if rules.settings.log_connections {
         tracing::info!(
-            server = server.id, database = &*route.key.database, user = &*route.key.user,
-            process = server.process_id, "new server connection"
+            server = server.id,
+            database = &*route.key.database,
+            user = &*route.key.user,
+            process = server.process_id,
+            "new server connection"
         );
     }
     route.welcome.borrow_mut().get_or_insert_with(|| Rc::new(welcome));
@@ -125,7 +128,7 @@ async fn connect(rule: &RouteRule, settings: &Settings) -> Result<(usize, Stream
             Ok(stream) => {
                 if settings.tcp_keepalive && !stream.is_unix() {
                     // A connection without probes still works.
-                    let _ = stream.set_keepalive(&keepalive(settings));
+                    let _refused = stream.set_keepalive(&keepalive(settings));
                 }
                 return Ok((host, stream));
             }

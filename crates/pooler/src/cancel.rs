@@ -69,7 +69,8 @@ fn deliver(route: &Rc<Route>, server: Rc<Server>) {
     server.cancels.set(server.cancels.get() + 1);
     let route = Rc::clone(route);
     executor::spawn_detached(async move {
-        let limit = route.rules().map(|rules| rules.settings.cancel_wait_timeout).unwrap_or_default();
+        let limit =
+            route.rules().map(|rules| rules.settings.cancel_wait_timeout).unwrap_or_default();
         let sent = clock::timeout(or_forever(limit), send(&route, &server)).await;
         if !matches!(sent, Ok(Ok(()))) {
             tracing::debug!(server = server.id, "cancel request could not be delivered");

@@ -15,6 +15,7 @@ use runtime::buffer::Chunk;
 use runtime::clock::{self, Instant};
 use runtime::tls::Transport;
 
+use crate::applet::shutting_down;
 use crate::limits::{
     CANCEL_KEY_BYTES, CLIENT_SEND_BYTES_HIGH, CLIENT_SEND_BYTES_LOW, HELD_BYTES_MAX,
     HELD_CHUNKS_MAX, SERVER_SEND_BYTES_LOW, TURN_PIECES_MAX,
@@ -246,18 +247,19 @@ impl Client {
         drop(held);
         if free && let Some(server) = self.take_server() {
             self.route.release(server);
+            if self.route.per_core.draining.get() {
+                return Err(End::Told(shutting_down()));
+            }
         }
         Ok(true)
     }
 
     /// Whether the server goes back to its pool after what was just answered.
     fn may_release(&self, server: &Server) -> bool {
-        self.route.config().pool_mode != PoolMode::Session
-            && server.is_clean()
-            && {
-                let input = self.input.borrow();
-                !input.inside && input.held.is_none()
-            }
+        self.route.config().pool_mode != PoolMode::Session && server.is_clean() && {
+            let input = self.input.borrow();
+            !input.inside && input.held.is_none()
+        }
     }
 
     /// Takes the server from the client, which is idle then.

@@ -11,25 +11,43 @@ use crate::rules::Rules;
 pub enum Command {
     /// Let no client get a server any more; answered when every server is back in its pool (in
     /// session mode: when the clients have gone), and all are closed.
-    Pause { database: Option<String> },
+    Pause {
+        database: Option<String>,
+    },
     /// Let clients get servers again, after Pause, Disable stays as it is.
-    Resume { database: Option<String> },
+    Resume {
+        database: Option<String>,
+    },
     /// Refuse new clients.
-    Disable { database: String },
-    Enable { database: String },
+    Disable {
+        database: String,
+    },
+    Enable {
+        database: String,
+    },
     /// Close every server connection as soon as it is free, so that new ones are opened.
-    Reconnect { database: Option<String> },
+    Reconnect {
+        database: Option<String>,
+    },
     /// Drop all clients and servers at once and let no client get a server until Resume.
-    Kill { database: Option<String> },
+    Kill {
+        database: Option<String>,
+    },
     /// Drop the client with this number, as SHOW CLIENTS gives it in `id`.
-    KillClient { id: u64 },
+    KillClient {
+        id: u64,
+    },
     /// Answered when all servers that Reconnect marked are closed.
-    WaitClose { database: Option<String> },
+    WaitClose {
+        database: Option<String>,
+    },
     /// Stop reading from clients after what they have begun; until Resume.
     Suspend,
     /// Take new rules (settings, user list, HBA; all checked before, so a core cannot refuse them).
     /// Clients keep the version that they logged in by.
-    Reload { rules: Arc<Rules> },
+    Reload {
+        rules: Arc<Rules>,
+    },
     /// Collect what SHOW prints.
     Snapshot,
 }

@@ -67,11 +67,29 @@ impl Router {
             }
             for route in self.routes() {
                 next.add(route.look(&self, now));
+                next.add(self.forget_if_unused(&route, now));
             }
             if let Some(at) = next.at {
                 self.cron.by(at.max(now + TICK));
             }
         }
+    }
+
+    /// Forgets a route that has had neither client nor server for long; gives the time to look again.
+    fn forget_if_unused(&self, route: &Route, now: Instant) -> Option<Instant> {
+        let used = route.clients.get() > 0 || route.pool.total() > 0;
+        if used {
+            route.unused_since.set(None);
+            return None;
+        }
+        let since = route.unused_since.get().unwrap_or(now);
+        route.unused_since.set(Some(since));
+        let end = since + route.forget_after()?;
+        if end <= now {
+            self.forget_route(&route.key);
+            return None;
+        }
+        Some(end)
     }
 
     async fn sleep_until_due(&self) {

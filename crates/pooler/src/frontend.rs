@@ -73,16 +73,15 @@ async fn arrive(router: &Rc<Router>, stream: Stream, address: &Address) -> Arriv
     let rules = router.rules();
     if rules.settings.tcp_keepalive && !stream.is_unix() {
         // A connection without probes still works.
-        let _ = stream.set_keepalive(&crate::backend::keepalive(&rules.settings));
+        let _refused = stream.set_keepalive(&crate::backend::keepalive(&rules.settings));
     }
-    let mut arrival =
-        Arrival {
-            router,
-            rules,
-            address,
-            handshake: Handshake::default(),
-            stream: Some(Transport::Plain(stream)),
-        };
+    let mut arrival = Arrival {
+        router,
+        rules,
+        address,
+        handshake: Handshake::default(),
+        stream: Some(Transport::Plain(stream)),
+    };
     match arrival.run().await {
         Ok(Seat::Client(parts)) => {
             let Some(stream) = arrival.stream else { return Arrived::Nobody };
@@ -199,7 +198,9 @@ impl Arrival<'_> {
     /// canceling.
     async fn opening(&mut self) -> Result<Option<Wanted>, Refused> {
         for _ in 0..=NEGOTIATIONS_MAX {
-            self.handshake.opening(self.stream.as_ref().expect("no handshake is under way")).await?;
+            self.handshake
+                .opening(self.stream.as_ref().expect("no handshake is under way"))
+                .await?;
             let (packet, bytes) = match startup::open(self.handshake.bytes())? {
                 Opening::Packet(packet, bytes) => (packet, bytes),
                 Opening::DirectTls => {
@@ -294,7 +295,10 @@ impl Arrival<'_> {
             self.stream().queue(&out);
         }
         let settings = &self.rules.settings;
-        if settings.client_tls_sslmode.is_required() && !self.is_tls() && !self.stream().stream().is_unix() {
+        if settings.client_tls_sslmode.is_required()
+            && !self.is_tls()
+            && !self.stream().stream().is_unix()
+        {
             return Err(fatal(
                 SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
                 "SSL connection is required",
@@ -379,12 +383,8 @@ impl Arrival<'_> {
             Address::Tcp(address) => Origin::Tcp { address: address.ip(), tls: self.is_tls() },
             Address::Unix(_) => Origin::Unix,
         };
-        let attempt = Attempt {
-            origin,
-            database: &wanted.database,
-            user: &wanted.user,
-            replication: false,
-        };
+        let attempt =
+            Attempt { origin, database: &wanted.database, user: &wanted.user, replication: false };
         let demand = rules.demand(&attempt).map_err(|refusal| {
             fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, refusal.to_string())
         })?;
@@ -457,9 +457,10 @@ impl Arrival<'_> {
         await_welcome(route).await?;
         let Some(welcome) = route.welcome.borrow().clone() else { return Err(Refused::Silently) };
         let parameters = self.parameters(&welcome, &wanted)?;
-        let index = self.router.clients.reserve().ok_or_else(|| {
-            fatal(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
-        })?;
+        let index =
+            self.router.clients.reserve().ok_or_else(|| {
+                fatal(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
+            })?;
         let mut cancel_key = [0; CANCEL_KEY_BYTES];
         runtime::random::fill(&mut cancel_key);
         let mut out = Vec::new();
@@ -499,11 +500,7 @@ impl Arrival<'_> {
     }
 
     /// The parameters of the new session: the server's, changed as the client asks.
-    fn parameters(
-        &self,
-        welcome: &Welcome,
-        wanted: &Wanted,
-    ) -> Result<Rc<ParameterSet>, Refused> {
+    fn parameters(&self, welcome: &Welcome, wanted: &Wanted) -> Result<Rc<ParameterSet>, Refused> {
         let sets = &self.router.per_core.parameters;
         let tracked = self.router.per_core.tracked.borrow();
         let mut set = Rc::clone(&welcome.tracked);
@@ -546,7 +543,10 @@ impl Arrival<'_> {
 
     /// PgBouncer lets whoever runs the pooler into its console without a password, by unix socket.
     fn is_own_user(&self) -> bool {
-        self.stream().stream().peer_credentials().is_some_and(|peer| peer.uid == self.router.own_uid)
+        self.stream()
+            .stream()
+            .peer_credentials()
+            .is_some_and(|peer| peer.uid == self.router.own_uid)
     }
 }
 

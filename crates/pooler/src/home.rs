@@ -91,13 +91,9 @@ impl Home {
         self.refused.retain(|ask| ask.core != to || ask.route != *route);
     }
 
-    /// The core's clients need no more.
-    pub(crate) fn withdraw(&mut self, core: usize, route: &RouteName) {
-        self.refused.retain(|ask| ask.core != core || ask.route != *route);
-    }
-
     fn check(&self, ask: &Ask) -> Option<Refused> {
-        let at = |counts: &BTreeMap<String, u32>, name: &str| counts.get(name).copied().unwrap_or(0);
+        let at =
+            |counts: &BTreeMap<String, u32>, name: &str| counts.get(name).copied().unwrap_or(0);
         if self.total(&ask.route) >= ask.limits.pool {
             return Some(Refused::Pool { richest: self.richest(&ask.route, ask.core) });
         }
@@ -181,15 +177,8 @@ mod tests {
         home.moved(0, 1, &ask(0, "d", "u", (0, 0, 0)).route);
         let refused = Err(Refused::Pool { richest: Some(1) });
         assert_eq!(home.ask(ask(0, "d", "u", (1, 0, 0))), refused);
-        assert!(home.closed(1, &ask(0, "d", "u", (0, 0, 0)).route).is_some_and(|ask| ask.core == 0));
-    }
-
-    #[test]
-    fn a_withdrawn_request_is_not_granted() {
-        let mut home = Home::default();
-        assert_eq!(home.ask(ask(0, "d", "u", (1, 0, 0))), Ok(()));
-        assert!(home.ask(ask(1, "d", "u", (1, 0, 0))).is_err());
-        home.withdraw(1, &ask(1, "d", "u", (0, 0, 0)).route);
-        assert!(home.closed(0, &ask(0, "d", "u", (0, 0, 0)).route).is_none());
+        assert!(
+            home.closed(1, &ask(0, "d", "u", (0, 0, 0)).route).is_some_and(|ask| ask.core == 0)
+        );
     }
 }

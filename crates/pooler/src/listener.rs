@@ -22,7 +22,10 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     /// Opens this core's listeners.
-    pub(crate) fn open(router: &Rc<Router>, addresses: &[ListenAddress]) -> Result<Self, ListenError> {
+    pub(crate) fn open(
+        router: &Rc<Router>,
+        addresses: &[ListenAddress],
+    ) -> Result<Self, ListenError> {
         let settings = &router.rules().settings;
         let mut listeners = Listeners { tasks: Vec::new(), addresses: Vec::new() };
         for address in addresses {

@@ -58,7 +58,7 @@ pub(crate) async fn ask_all(router: &Rc<Router>, command: &Command) -> Vec<Answe
             let (router, command) = (Rc::clone(router), command.clone());
             runtime::executor::spawn_detached(async move {
                 // Nobody waits for the answer any longer: then it does not matter.
-                let _ = reply.send(router.carry_out(command).await);
+                let _unwanted = reply.send(router.carry_out(command).await);
             });
         } else {
             router.post_surely(core, Message::Command(command.clone(), reply));
@@ -253,8 +253,7 @@ pub(crate) fn now_micros() -> u64 {
 }
 
 fn pool(route: &Route, clients: &[Rc<Client>]) -> Pool {
-    let mut pool =
-        Pool::new(&*route.key.database, &*route.key.user, route.config().pool_mode);
+    let mut pool = Pool::new(&*route.key.database, &*route.key.user, route.config().pool_mode);
     let waiting = route.pool.queue.len() as u64;
     let ours = clients.iter().filter(|client| std::ptr::eq(&*client.route, route)).count() as u64;
     pool.cl_active = ours.saturating_sub(waiting);
@@ -269,8 +268,7 @@ fn pool(route: &Route, clients: &[Rc<Client>]) -> Pool {
         } += 1;
     }
     pool.sv_login = u64::from(route.pool.opening.get());
-    pool.maxwait_micros =
-        route.waiting_since().map_or(0, |since| micros(clock::now() - since));
+    pool.maxwait_micros = route.waiting_since().map_or(0, |since| micros(clock::now() - since));
     pool.stats = route.stats.counters();
     pool.stats_before = route.stats.counters_before();
     pool
@@ -307,7 +305,11 @@ fn client_line(client: &Client) -> Connection {
         ..Connection::default()
     };
     line.tls = encryption(&client.stream);
-    addresses(&mut line, client.stream.stream().peer_address().ok(), client.stream.stream().local_address().ok());
+    addresses(
+        &mut line,
+        client.stream.stream().peer_address().ok(),
+        client.stream.stream().local_address().ok(),
+    );
     line
 }
 
@@ -325,8 +327,7 @@ fn server_line(route: &Route, server: &Server) -> Connection {
         },
         connect_time_micros: server.connected_wall_micros,
         request_time_micros: wall(server.since.get()),
-        close_needed: server.close_needed.get()
-            || server.generation != route.pool.generation.get(),
+        close_needed: server.close_needed.get() || server.generation != route.pool.generation.get(),
         link: server.lent_to().map(|client| client.id),
         remote_pid: server.process_id,
         application_name: server
@@ -339,7 +340,11 @@ fn server_line(route: &Route, server: &Server) -> Connection {
         ..Connection::default()
     };
     line.tls = encryption(&server.stream);
-    addresses(&mut line, server.stream.stream().peer_address().ok(), server.stream.stream().local_address().ok());
+    addresses(
+        &mut line,
+        server.stream.stream().peer_address().ok(),
+        server.stream.stream().local_address().ok(),
+    );
     line
 }
 
@@ -362,4 +367,3 @@ fn wall(at: clock::Instant) -> i64 {
     let ago = i64::try_from(micros(clock::now() - at)).unwrap_or(i64::MAX);
     clock::wall_micros() - ago
 }
-

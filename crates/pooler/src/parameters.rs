@@ -112,8 +112,7 @@ impl ParameterSets {
         known.retain(|set| set.strong_count() > 0);
         let same = known.iter().filter_map(Weak::upgrade).find(|set| *set.values == *values);
         same.unwrap_or_else(|| {
-            let set =
-                Rc::new(ParameterSet { values: values.into(), accepted: Cell::new(false) });
+            let set = Rc::new(ParameterSet { values: values.into(), accepted: Cell::new(false) });
             known.push(Rc::downgrade(&set));
             set
         })
@@ -215,9 +214,9 @@ mod tests {
     use super::*;
 
     fn set(sets: &ParameterSets, values: &[(&str, &str)]) -> Rc<ParameterSet> {
-        values.iter().fold(sets.empty(), |set, (name, value)| {
-            sets.with(&set, &Rc::from(*name), Some(value))
-        })
+        values
+            .iter()
+            .fold(sets.empty(), |set, (name, value)| sets.with(&set, &Rc::from(*name), Some(value)))
     }
 
     #[test]
@@ -244,7 +243,8 @@ mod tests {
     #[test]
     fn the_difference_sets_what_differs_and_resets_what_is_not_wanted() {
         let sets = ParameterSets::new();
-        let current = set(&sets, &[("DateStyle", "ISO"), ("search_path", "a"), ("TimeZone", "UTC")]);
+        let current =
+            set(&sets, &[("DateStyle", "ISO"), ("search_path", "a"), ("TimeZone", "UTC")]);
         let wanted = set(&sets, &[("DateStyle", "ISO"), ("TimeZone", "it's \\ here")]);
         let sql = difference(&current, &wanted).expect("they differ");
         assert_eq!(

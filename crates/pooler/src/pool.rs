@@ -14,7 +14,7 @@ use pg::wire::error::Report;
 use runtime::clock::{self, Instant};
 use runtime::executor;
 
-use crate::client::{Client, ClientState, End};
+use crate::client::{Client, End};
 use crate::limits::{OPENINGS_MAX, STARVED_MS};
 use crate::queue::Queue;
 use crate::relay::reply;
@@ -57,10 +57,6 @@ impl Pool {
 
     pub(crate) fn servers(&self) -> Vec<Rc<Server>> {
         self.servers.borrow().clone()
-    }
-
-    pub(crate) fn idle_count(&self) -> usize {
-        self.idle.borrow().len()
     }
 
     /// The servers that lie idle, oldest first.
@@ -170,11 +166,11 @@ impl Route {
             },
             None => server,
         };
-        if !self.pool.paused.get() {
-            if let Some(client) = self.pool.queue.pop() {
-                client.give(&server);
-                return;
-            }
+        if !self.pool.paused.get()
+            && let Some(client) = self.pool.queue.pop()
+        {
+            client.give(&server);
+            return;
         }
         self.keep(server);
     }
@@ -399,14 +395,6 @@ impl Route {
     /// The oldest waiting client's time in the queue.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         self.pool.queue.front().map(|client| client.since.get())
-    }
-
-    /// Whether a client of this route waits or works at the moment.
-    pub(crate) fn is_busy(&self) -> bool {
-        !self.pool.queue.is_empty()
-            || self.pool.servers.borrow().iter().any(|server| {
-                server.lent_to().is_some_and(|client| client.state.get() == ClientState::Active)
-            })
     }
 
     /// Closes servers idle for longer than `server_idle_timeout` or older than `server_lifetime`,

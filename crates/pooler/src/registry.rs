@@ -26,7 +26,8 @@ impl Registry {
         if let Some(index) = slots.free.pop() {
             return Some(index);
         }
-        let index = u32::try_from(slots.clients.len()).ok().filter(|index| *index < 1 << INDEX_BITS)?;
+        let index =
+            u32::try_from(slots.clients.len()).ok().filter(|index| *index < 1 << INDEX_BITS)?;
         slots.clients.push(None);
         Some(index)
     }

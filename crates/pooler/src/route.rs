@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pg::wire::error::Report;
+use runtime::clock::Instant;
 
-use crate::client::{Client, End};
+use crate::client::{Client, ClientState, End};
 use crate::home::RouteName;
 use crate::parameters::{ParameterSet, ParameterSets, Tracked};
 use crate::pool::Pool;
@@ -26,6 +27,8 @@ pub(crate) struct PerCore {
     pub(crate) held_chunks: Cell<usize>,
     /// For building messages; empty between uses.
     pub(crate) scratch: RefCell<Vec<u8>>,
+    /// Clients go when their transaction ends.
+    pub(crate) draining: Cell<bool>,
 }
 
 /// Database and server user.
@@ -46,6 +49,8 @@ pub(crate) struct Route {
     pub(crate) welcome: RefCell<Option<Rc<Welcome>>>,
     pub(crate) stats: PoolStats,
     pub(crate) clients: Cell<u32>,
+    /// Since when it has had neither client nor server.
+    pub(crate) unused_since: Cell<Option<Instant>>,
 }
 
 /// The settings that are looked at with each message.
@@ -89,6 +94,7 @@ impl Route {
             welcome: RefCell::new(None),
             stats: PoolStats::default(),
             clients: Cell::new(0),
+            unused_since: Cell::new(None),
         })
     }
 
@@ -128,14 +134,25 @@ impl Route {
     /// A session has ended and its client is forgotten.
     pub(crate) fn client_gone(&self, client: &Client, end: &End) {
         self.clients.set(self.clients.get() - 1);
+        self.expect(self.forget_after());
         let Some(router) = self.router.upgrade() else { return };
         router.clients.remove(client.index);
         router.client_gone(client, end);
     }
 
+    /// How long it is remembered without clients and servers; `None`: for good.
+    pub(crate) fn forget_after(&self) -> Option<Duration> {
+        let rules = self.rules()?;
+        let automatic = self.rule.borrow().automatic;
+        let settings = &rules.settings;
+        enabled(if automatic { settings.autodb_idle_timeout } else { settings.pool_idle_timeout })
+    }
+
     /// What waiting clients are told when no server can be opened.
     pub(crate) fn fail_waiters(&self, report: &Report) {
         while let Some(client) = self.pool.queue.pop() {
+            // It is out of the queue: its end must not take it out again.
+            client.state.set(ClientState::Idle);
             client.end(End::Told(report.clone()));
         }
     }

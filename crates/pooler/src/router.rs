@@ -25,7 +25,7 @@ use crate::command::{Answer, Command};
 use crate::control::PoolerOptions;
 use crate::cron::Cron;
 use crate::home::{Ask, Home, Limits, Refused, RouteName};
-use crate::limits::{MAILBOX_CAPACITY, STARVED_MS};
+use crate::limits::MAILBOX_CAPACITY;
 use crate::orders::now_micros;
 use crate::parameters::{ParameterSets, Tracked};
 use crate::prepared::Statements;
@@ -49,13 +49,22 @@ pub(crate) enum Message {
     /// From core 0: not now.
     Refused(RouteName),
     /// To core 0: a connection is no more.
-    Closed { core: usize, route: RouteName },
-    /// To core 0: my clients need no more connections of this route than I have.
-    Withdrawn { core: usize, route: RouteName },
+    Closed {
+        core: usize,
+        route: RouteName,
+    },
     /// To core 0: a connection has moved.
-    Moved { from: usize, to: usize, route: RouteName },
+    Moved {
+        from: usize,
+        to: usize,
+        route: RouteName,
+    },
     /// From core 0: that core's clients wait since then; give it a connection when it is its turn.
-    Share { route: RouteName, to: usize, since: Instant },
+    Share {
+        route: RouteName,
+        to: usize,
+        since: Instant,
+    },
     /// A connection that moves in.
     Server(RouteName, Box<Moving>),
     Command(Command, Reply<Answer>),
@@ -79,7 +88,7 @@ impl Links {
         let senders = self.senders.get_or_init(|| (0..cores).map(|_| OnceLock::new()).collect());
         if let Some(slot) = senders.get(core) {
             // Each core opens its own, once.
-            let _ = slot.set(sender);
+            let _first = slot.set(sender);
         }
         receiver
     }
@@ -149,6 +158,7 @@ impl Router {
             tracked: RefCell::new(Tracked::new(&rules.settings)),
             held_chunks: Cell::new(0),
             scratch: RefCell::default(),
+            draining: Cell::new(false),
         });
         let first_id = ((core as u64) << 40) | 1;
         Rc::new(Router {
@@ -196,7 +206,11 @@ impl Router {
     }
 
     /// The route of a client: made when the first one asks.
-    pub(crate) fn route(self: &Rc<Router>, database: &str, user: &str) -> Result<Rc<Route>, Report> {
+    pub(crate) fn route(
+        self: &Rc<Router>,
+        database: &str,
+        user: &str,
+    ) -> Result<Rc<Route>, Report> {
         let rules = self.rules();
         let rule = rules.route(database, user).ok_or_else(|| {
             Report::fatal(
@@ -380,11 +394,6 @@ impl Router {
         }
     }
 
-    /// Asks again for a route whose oldest client has waited long; with one core nobody could help.
-    pub(crate) fn is_starved(&self, since: Instant, now: Instant) -> bool {
-        self.cores() > 1 && (now - since).as_millis() >= u128::from(STARVED_MS)
-    }
-
     /// Sends to another core (or this one); false if it does not take it.
     pub(crate) fn post(&self, core: usize, message: Message) -> bool {
         self.links.to(core).is_some_and(|sender| sender.try_send(message).is_ok())
@@ -396,7 +405,7 @@ impl Router {
         if let Err(full) = sender.try_send(message) {
             executor::spawn_detached(async move {
                 // A core that is gone needs no message.
-                let _ = sender.send(full.0).await;
+                let _gone = sender.send(full.0).await;
             });
         }
     }
@@ -429,11 +438,6 @@ impl Router {
             }
             Message::Refused(name) => self.answered(&name),
             Message::Closed { core, route } => self.permit_back(core, route),
-            Message::Withdrawn { core, route } => {
-                if let Some(home) = &self.home {
-                    home.borrow_mut().withdraw(core, &route);
-                }
-            }
             Message::Moved { from, to, route } => {
                 if let Some(home) = &self.home {
                     home.borrow_mut().moved(from, to, &route);
@@ -445,7 +449,7 @@ impl Router {
                 let router = Rc::clone(self);
                 executor::spawn_detached(async move {
                     // Nobody waits for the answer any longer: then it does not matter.
-                    let _ = reply.send(router.carry_out(command).await);
+                    let _unwanted = reply.send(router.carry_out(command).await);
                 });
             }
         }
@@ -472,8 +476,11 @@ impl Router {
         self.links.clients.fetch_sub(1, Ordering::Relaxed);
         if self.rules.borrow().settings.log_disconnections {
             tracing::info!(
-                client = client.id, user = &*client.user, database = &*client.route.key.database,
-                reason = end.reason(), "client disconnected"
+                client = client.id,
+                user = &*client.user,
+                database = &*client.route.key.database,
+                reason = end.reason(),
+                "client disconnected"
             );
         }
         self.wake_waiting_for_end();

@@ -101,11 +101,6 @@ impl Pending {
         !self.notes.is_empty()
     }
 
-    /// Whether COPY data would be read by the server, and not thrown away.
-    pub(crate) fn copy_in(&self) -> bool {
-        self.copy_in
-    }
-
     /// Whether the next reply is to a request of ours.
     pub(crate) fn head_is_hidden(&self) -> bool {
         use Expect::{HiddenClose, HiddenParse, HiddenQuery};
@@ -164,20 +159,16 @@ impl Pending {
             | (kind::BIND_COMPLETE, X::Bind)
             | (kind::CLOSE_COMPLETE, X::Close | X::HiddenClose)
             | (kind::NO_DATA | kind::ROW_DESCRIPTION, X::DescribeStatement | X::DescribePortal)
-            | (
-                kind::COMMAND_COMPLETE | kind::PORTAL_SUSPENDED | kind::EMPTY_QUERY,
-                X::Execute,
-            ) => self.pop(),
+            | (kind::COMMAND_COMPLETE | kind::PORTAL_SUSPENDED | kind::EMPTY_QUERY, X::Execute) => {
+                self.pop()
+            }
             (kind::DATA_ROW, X::Query | X::HiddenQuery | X::Execute)
             | (
                 kind::ROW_DESCRIPTION | kind::COMMAND_COMPLETE | kind::EMPTY_QUERY,
                 X::Query | X::HiddenQuery,
             )
             | (kind::PARAMETER_DESCRIPTION, X::DescribeStatement)
-            | (
-                kind::COPY_OUT | kind::COPY_DATA | kind::COPY_DONE,
-                X::Query | X::Execute,
-            )
+            | (kind::COPY_OUT | kind::COPY_DATA | kind::COPY_DONE, X::Query | X::Execute)
             | (kind::FUNCTION_CALL_RESPONSE, X::FunctionCall) => {}
             (kind::COPY_IN | kind::COPY_BOTH, X::Query | X::Execute) => {
                 self.begin_copy(head)?;
@@ -362,8 +353,11 @@ mod tests {
     fn a_sync_that_a_copy_swallows_is_not_waited_for() {
         use Expect::{Bind, CopyEnd, Execute, Sync};
         let mut left = check(&[Bind, Execute, Sync], "2G", "FF");
-        assert!(left.copy_in());
-        assert_eq!((left.push(Sync), left.push(CopyEnd), left.push(Sync)), (Ok(()), Ok(()), Ok(())));
+        assert!(left.copy_in);
+        assert_eq!(
+            (left.push(Sync), left.push(CopyEnd), left.push(Sync)),
+            (Ok(()), Ok(()), Ok(()))
+        );
         assert_eq!(left.reply(b'C'), Ok(Delivery::Forward));
         assert_eq!(left.reply(b'Z'), Ok(Delivery::Forward));
         assert!(left.is_empty());

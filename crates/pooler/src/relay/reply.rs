@@ -9,8 +9,8 @@ use pg::wire::error::{ErrorFields, Report};
 use pg::wire::stream::{BACKEND, Piece};
 use runtime::clock;
 
-use super::{Run, rewrite};
 use super::pending::{Delivery, Desync, Expect, Pending};
+use super::{Run, rewrite};
 use crate::client::Client;
 use crate::limits::COLLECTED_BYTES_MAX;
 use crate::parameters::ParameterSet;
@@ -45,8 +45,7 @@ pub(crate) fn deliver(
     let replies = &mut *server.replies.borrow_mut();
     let mut run = Run::new(bytes);
     let mut at = 0;
-    loop {
-        let Some(piece) = replies.splitter.split(&bytes[at..], &BACKEND).next() else { break };
+    while let Some(piece) = replies.splitter.split(&bytes[at..], &BACKEND).next() {
         let piece = piece.map_err(|_error| Broken::Desync)?;
         let start = at;
         at += piece.raw.len();

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use pg::sqlstate::SqlState;
-use pg::wire::error::Report;
 use pg::wire::Malformed;
+use pg::wire::error::Report;
 use pg::wire::frontend::{BindHead, Parse, Target, kind, parse_name};
 use pg::wire::stream::{FRONTEND, Piece};
 use runtime::clock;
@@ -187,8 +187,9 @@ impl Feed<'_> {
             self.forward(server, piece, start);
             return Ok(());
         }
-        let rewritten = matches!(piece.kind, kind::PARSE | kind::BIND | kind::DESCRIBE | kind::CLOSE)
-            && self.client.route.config().max_prepared > 0;
+        let rewritten =
+            matches!(piece.kind, kind::PARSE | kind::BIND | kind::DESCRIBE | kind::CLOSE)
+                && self.client.route.config().max_prepared > 0;
         if !rewritten {
             self.plain(server, piece)?;
             self.forward(server, piece, start);

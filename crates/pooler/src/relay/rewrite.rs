@@ -186,8 +186,7 @@ impl Rewriter<'_, '_> {
     fn make_room(&mut self, statement: &Rc<Statement>) -> Result<(), Violation> {
         self.client.route.stats.count(|counters| counters.server_parse_count += 1);
         let limit = self.client.route.config().max_prepared;
-        let evicted =
-            self.server.statements.borrow_mut().insert(Rc::clone(statement), limit);
+        let evicted = self.server.statements.borrow_mut().insert(Rc::clone(statement), limit);
         let Some(evicted) = evicted else { return Ok(()) };
         self.send(|out| {
             renamed::close_statement(out, &evicted.name);
@@ -253,7 +252,7 @@ pub(super) fn undo(server: &Server, client: Option<&Client>, failed: Vec<(Expect
             }
             (Expect::FakeClose, Some(statements)) if statements.get(name).is_none() => {
                 // It had room for it before.
-                let _ = statements.insert(name, note.statement);
+                let _there_is_room = statements.insert(name, note.statement);
             }
             _ => {}
         }

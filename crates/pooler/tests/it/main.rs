@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod console;
+mod postgres;
 mod settings;
 mod world;

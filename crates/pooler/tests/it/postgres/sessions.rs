@@ -1,0 +1,155 @@
+//! What belongs to a session: parameters, session mode, limits, the end.
+
+use std::time::Duration;
+
+use pooler::settings::{PoolMode, Settings};
+use runtime::app::{Applet, Stop};
+use runtime::executor;
+
+use super::session::Session;
+use super::{Setting, run, settings};
+
+#[test]
+fn parameters_follow_a_client_from_server_to_server() {
+    let one = Settings { default_pool_size: 1, ..settings() };
+    run(one, async |setting: &Setting| {
+        let mut one = setting
+            .session_with(&[("application_name", "one"), ("TimeZone", "Europe/Lisbon")])
+            .await;
+        let mut other = setting.session_with(&[("application_name", "o'ther \\")]).await;
+        assert_eq!(one.parameters["application_name"], "one");
+        for _round in 0..2 {
+            assert_eq!(one.query("show timezone").await, "T(Europe/Lisbon)Z");
+            assert_eq!(one.query("show application_name").await, "T(one)Z");
+            assert_eq!(other.query("show application_name").await, "T(o'ther \\)Z");
+            assert_ne!(other.query("show timezone").await, "T(Europe/Lisbon)Z");
+        }
+        // SET is noticed because the server reports it.
+        assert_eq!(one.query("set datestyle to german").await, "Z");
+        assert_eq!(one.parameters["DateStyle"], "German, DMY");
+        assert_eq!(other.query("select date '2026-11-21'").await, "T(2026-11-21)Z");
+        assert_eq!(one.query("select date '2026-11-21'").await, "T(21.11.2026)Z");
+    });
+}
+
+#[test]
+fn parameters_that_are_not_reported_follow_too_and_do_not_leak() {
+    let one = Settings { default_pool_size: 1, ..settings() };
+    run(one, async |setting: &Setting| {
+        let options = "-c search_path=one,two --work-mem=5MB";
+        let mut one =
+            setting.session_with(&[("options", options), ("extra_float_digits", "3")]).await;
+        let mut other = setting.session().await;
+        for _round in 0..2 {
+            assert_eq!(one.query("show search_path").await, "T(one,two)Z");
+            assert_eq!(one.query("show work_mem").await, "T(5MB)Z");
+            assert_eq!(other.query("show work_mem").await, "T(4MB)Z");
+            assert_eq!(other.query("show search_path").await, "T(\"$user\", public)Z");
+        }
+    });
+}
+
+#[test]
+fn a_parameter_that_the_server_refuses_ends_its_client_before_any_query() {
+    run(settings(), async |setting: &Setting| {
+        let mut session = setting.session_with(&[("TimeZone", "Nowhere/Land")]).await;
+        assert_eq!(session.query("create table never (i int)").await, "E(22023).");
+        assert_eq!(setting.cluster.sql("select to_regclass('never') is null"), "t");
+        assert_eq!(setting.session().await.query("select 1").await, "T(1)Z");
+    });
+}
+
+#[test]
+fn session_mode_keeps_the_server_and_resets_it_afterwards() {
+    let session_mode =
+        Settings { pool_mode: PoolMode::Session, default_pool_size: 1, ..settings() };
+    run(session_mode, async |setting: &Setting| {
+        let mut one = setting.session().await;
+        assert_eq!(one.query("create temp table mine (i int)").await, "Z");
+        one.parse("s", "select 'mine'").sync();
+        assert_eq!(one.flush().await, "1Z");
+        assert_eq!(one.query("set work_mem to '9MB'").await, "Z");
+        let mut other = setting.session().await;
+        other.add_query("show work_mem").send();
+        setting.until("the other waits", async || setting.in_use().await == (1, 1)).await;
+        one.bind("s", &[]).execute().sync();
+        assert_eq!(one.flush().await, "2(mine)Z");
+        one.raw(b"X\0\0\0\x04").send();
+        assert_eq!(one.answer().await, ".");
+        assert_eq!(other.answer().await, "T(4MB)Z");
+        assert_eq!(other.query("select count(*) from mine").await, "E(42P01)Z");
+        other.bind("s", &[]).sync();
+        assert_eq!(other.flush().await, "E(26000)Z");
+        assert_eq!(setting.servers().await, 1);
+    });
+}
+
+#[test]
+fn who_waits_or_idles_too_long_is_told_and_let_go() {
+    let short = Duration::from_millis(100);
+    let limits = Settings {
+        default_pool_size: 1,
+        query_wait_timeout: short,
+        idle_transaction_timeout: 5 * short,
+        ..settings()
+    };
+    run(limits, async |setting: &Setting| {
+        let (mut one, mut other) = (setting.session().await, setting.session().await);
+        one.query("begin").await;
+        assert_eq!(other.query("select 1").await, "E(53300).");
+        assert_eq!(one.answer().await, "E(25P03).");
+        assert_eq!(setting.session().await.query("select 1").await, "T(1)Z");
+    });
+}
+
+#[test]
+fn draining_waits_for_transactions_and_for_nothing_else() {
+    run(settings(), async |setting: &Setting| {
+        let (mut idle, mut busy) = (setting.session().await, setting.session().await);
+        busy.query("create table kept (i int)").await;
+        busy.query("begin").await;
+        let finishing = executor::spawn(async move {
+            let idle = idle.answer().await;
+            busy.query("insert into kept values (1)").await;
+            let last = busy.query("commit").await;
+            (idle, last, busy.answer().await)
+        });
+        setting.pooler.stop(Stop::Drain).await;
+        let (idle, last, end) = finishing.await.expect("it ran");
+        assert_eq!(idle, "E(57P01).");
+        assert_eq!(last, "Z");
+        assert_eq!(end, "E(57P01).");
+        assert_eq!(setting.cluster.sql("select count(*) from kept"), "1");
+    });
+}
+
+#[test]
+fn a_server_that_is_shut_down_is_replaced() {
+    run(settings(), async |setting: &Setting| {
+        let mut session = setting.session().await;
+        assert_eq!(session.query("select 1").await, "T(1)Z");
+        let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+                    where pid <> pg_backend_pid() and backend_type = 'client backend'";
+        assert_eq!(setting.cluster.sql(kill), "1");
+        setting.until("it is noticed", async || setting.servers().await == 0).await;
+        assert_eq!(session.query("select 2").await, "T(2)Z");
+        session.query("begin").await;
+        assert_eq!(setting.cluster.sql(kill), "1");
+        let answer = session.answer().await;
+        assert!(answer.starts_with("E(57P01)") && answer.ends_with('.'), "{answer}");
+    });
+}
+
+#[test]
+fn a_session_can_be_quiet_and_long() {
+    run(settings(), async |setting: &Setting| {
+        let mut sessions: Vec<Session> = Vec::new();
+        for _client in 0..200 {
+            sessions.push(setting.session().await);
+        }
+        assert_eq!(setting.servers().await, 1, "nobody asked for more");
+        for session in &mut sessions {
+            assert_eq!(session.query("select 1").await, "T(1)Z");
+        }
+    });
+}
