@@ -20,6 +20,8 @@ pub const POSTGRES_RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
 pub const POSTGRES_RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A server that ran this long has not died of its start: the pause begins anew.
 pub const POSTGRES_STEADY: Duration = Duration::from_secs(60);
+/// How soon the pooler tries a supervised server again that refused it.
+pub const SERVER_RETRY: Duration = Duration::from_secs(1);
 /// Lines of the server's log kept for the error of a failed start.
 pub const POSTGRES_LOG_LINES: usize = 10;
 /// Questions and orders to the supervisor that may wait at once.

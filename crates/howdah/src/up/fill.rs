@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use pooler::settings::{AuthType, Database, FALLBACK_DATABASE, Host};
 
 use super::directory::Directory;
+use crate::limits::SERVER_RETRY;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::files;
 
@@ -54,6 +55,10 @@ impl Fill {
             // The server trusts whoever reaches its socket, initdb's own default; see docs/operating.md.
             settings.auth_type = AuthType::Trust;
             settings.trust_unknown_users = true;
+        }
+        if !self.says("pooler", "server_login_retry") {
+            // The server is ours and on this machine: after a restart it is back within moments.
+            settings.server_login_retry = SERVER_RETRY;
         }
         if !self.says("pooler", "admin_users") {
             settings.admin_users = vec![SUPERUSER.to_owned()];
