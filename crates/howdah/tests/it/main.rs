@@ -7,6 +7,8 @@
 
 // What needs no server.
 mod cli;
+// Real drivers, each with its suite.
+mod drivers;
 // One `howdah up` in a folder of its own, and the programs to use it with.
 mod instance;
 // What needs a server: nextest runs modules of this name two at a time.
