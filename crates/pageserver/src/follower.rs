@@ -102,7 +102,8 @@ impl Follower {
     /// One connection's life. `Ok` only when stopped.
     async fn follow(&self, stream: &mut Option<Stream>) -> Result<(), Error> {
         if stream.is_none() {
-            *stream = self.open().await?;
+            let Some(opened) = unless_stopped(&self.stop, self.open()).await else { return Ok(()) };
+            *stream = opened?;
         }
         self.phase.set(Phase::Connecting);
         let login = Login::of(&self.settings);
@@ -113,7 +114,9 @@ impl Follower {
             return Ok(());
         };
         let cluster = cluster?;
-        connection.create_slot(&self.settings.slot).await?;
+        let creating = connection.create_slot(&self.settings.slot);
+        let Some(created) = unless_stopped(&self.stop, creating).await else { return Ok(()) };
+        created?;
         if stream.is_none() {
             let taken = unless_stopped(&self.stop, self.take_backup(&mut connection, cluster));
             let Some(taken) = taken.await else { return Ok(()) };
