@@ -109,10 +109,6 @@ impl File {
     ///
     /// # Errors
     /// What the system says.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a file is asked for its length; emptiness is not a property"
-    )]
     pub async fn len(&self) -> io::Result<u64> {
         match perform(Operation::Length { file: self.handle.clone() }).await? {
             Outcome::Length(length) => Ok(length),
@@ -204,9 +200,10 @@ async fn perform(operation: Operation) -> io::Result<Outcome> {
     let started = with_reactor(|reactor| reactor.driver.begin_file(operation));
     match started {
         Ok(token) => Running(Some(token)).await_outcome().await,
-        Err(operation) => bridge::blocking(move || operation.execute())
-            .await
-            .map_err(|_| io::Error::other("no thread is free for file operations"))?,
+        Err(operation) => match bridge::blocking(move || operation.execute()).await {
+            Ok(outcome) => outcome,
+            Err(_dropped) => Err(io::Error::other("no thread is free for file operations")),
+        },
     }
 }
 

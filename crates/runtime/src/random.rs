@@ -52,9 +52,9 @@ impl Rng {
         assert!(n > 0, "there is no number below zero");
         let rejected = n.wrapping_neg() % n;
         loop {
-            let wide = u128::from(self.next_u64()) * u128::from(n);
-            if wide as u64 >= rejected {
-                return (wide >> 64) as u64;
+            let (low, high) = self.next_u64().carrying_mul(n, 0);
+            if low >= rejected {
+                return high;
             }
         }
     }

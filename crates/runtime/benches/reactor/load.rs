@@ -95,7 +95,7 @@ impl Load {
         for event in events {
             match event.data.u64() {
                 LISTENER => self.accept()?,
-                index => self.ready(index as usize, again)?,
+                index => self.ready(usize::try_from(index)?, again)?,
             }
         }
         Ok(())

@@ -36,7 +36,7 @@ pub(crate) fn run(server: SocketAddr, announce: impl Fn(u16)) -> Outcome<()> {
             match event.data.u64() {
                 LISTENER => accept_all(&epoll, &listener, server, &mut sockets)?,
                 index => {
-                    let index = index as usize;
+                    let index = usize::try_from(index)?;
                     if let Ok((count, _)) = recv(&sockets[index], &mut *bytes, RecvFlags::DONTWAIT)
                     {
                         send(&sockets[index ^ 1], &bytes[..count], SendFlags::NOSIGNAL)?;

@@ -191,7 +191,7 @@ impl Wheel {
         let when = self.entry(index).when.clamp(self.elapsed + 1, self.elapsed + TICKS_MAX);
         let apart = (self.elapsed ^ when) | (SLOTS as u64 - 1);
         let level = ((63 - apart.leading_zeros() as usize) / 6).min(LEVELS - 1);
-        let slot = (when >> (6 * level)) as usize % SLOTS;
+        let slot = usize::try_from((when >> (6 * level)) % SLOTS as u64).unwrap_or(0);
         let head = std::mem::replace(&mut self.heads[level][slot], index);
         self.occupied[level] |= 1 << slot;
         if head != NONE {

@@ -99,6 +99,10 @@ pub(crate) struct Slot {
     /// The writer waits until fewer bytes than this are queued.
     pub(crate) writer_below: usize,
     /// Connections accepted and not yet asked for (io_uring).
+    #[expect(
+        clippy::box_collection,
+        reason = "listeners are few, and every slot is as large as this"
+    )]
     pub(crate) accepted: Option<Box<VecDeque<OwnedFd>>>,
 }
 

@@ -61,7 +61,10 @@ impl FromStr for Address {
         match text.strip_prefix("unix:") {
             Some(path) if !path.is_empty() => Ok(Self::Unix(path.into())),
             None if text.starts_with('/') => Ok(Self::Unix(text.into())),
-            _ => text.parse().map(Self::Tcp).map_err(|_| BadAddress(text.to_owned())),
+            _ => match text.parse() {
+                Ok(address) => Ok(Self::Tcp(address)),
+                Err(_unsaid) => Err(BadAddress(text.to_owned())),
+            },
         }
     }
 }

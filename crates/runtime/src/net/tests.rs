@@ -139,8 +139,8 @@ fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
                     break;
                 }
                 for (offset, byte) in chunk.iter().enumerate() {
-                    let expected = ((received + offset) % 10_000 % 251) as u8;
-                    assert_eq!(*byte, expected, "at {}", received + offset);
+                    let expected = (received + offset) % 10_000 % 251;
+                    assert_eq!(usize::from(*byte), expected, "at {}", received + offset);
                 }
                 received += chunk.len();
             }

@@ -316,9 +316,11 @@ impl Ring {
             self.outstanding -= 1;
         }
         let data = entry.user_data();
-        let tag = *TAGS.get((data >> 60) as usize)?;
-        let result =
-            usize::try_from(entry.result()).map_err(|_| Errno::from_raw_os_error(-entry.result()));
+        let tag = *TAGS.get(usize::try_from(data >> 60).ok()?)?;
+        let result = match usize::try_from(entry.result()) {
+            Ok(count) => Ok(count),
+            Err(_negative) => Err(Errno::from_raw_os_error(-entry.result())),
+        };
         let id = slot_of(data);
         Some(match tag {
             Tag::Receive => {
@@ -326,12 +328,11 @@ impl Ring {
                     .and_then(|number| self.provided.take(number));
                 Completion::Received { id, result, buffer, more }
             }
-            // SAFETY: a successful accept's result is a new descriptor that nobody else owns.
-            Tag::Accept => Completion::Accepted {
-                id,
-                result: result.map(|_| unsafe { OwnedFd::from_raw_fd(entry.result()) }),
-                more,
-            },
+            Tag::Accept => {
+                // SAFETY: a successful accept's result is a new descriptor that nobody else owns.
+                let accepted = result.map(|_| unsafe { OwnedFd::from_raw_fd(entry.result()) });
+                Completion::Accepted { id, result: accepted, more }
+            }
             Tag::Poll => Completion::Polled { id, more },
             Tag::Cancel => Completion::Cancelled { id, missed: false },
             Tag::CancelReceive => Completion::Cancelled { id, missed: result.is_err() },

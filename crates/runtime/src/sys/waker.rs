@@ -17,6 +17,7 @@ pub(crate) fn waker(packed: u64) -> Waker {
     unsafe { Waker::from_raw(raw(packed)) }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a word has 64 bits, see above")]
 fn raw(packed: u64) -> RawWaker {
     RawWaker::new(ptr::without_provenance(packed as usize), &VTABLE)
 }

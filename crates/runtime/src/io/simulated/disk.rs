@@ -362,5 +362,5 @@ fn chance(per_million: u32, rng: &mut Rng) -> bool {
 }
 
 fn size(bytes: u64) -> io::Result<usize> {
-    usize::try_from(bytes).map_err(|_| Errno::FBIG.into())
+    usize::try_from(bytes).map_err(|_too_large| Errno::FBIG.into())
 }

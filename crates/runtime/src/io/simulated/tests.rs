@@ -42,7 +42,7 @@ async fn round_trip(count: usize) -> (usize, Option<std::io::ErrorKind>) {
         Ok(stream) => stream,
         Err(error) => return (0, Some(error.kind())),
     };
-    let sent: Vec<u8> = (0..count).map(|n| (n % 251) as u8).collect();
+    let sent: Vec<u8> = (0..=250).cycle().take(count).collect();
     stream.queue(&sent);
     let mut read = 0;
     while read < count {

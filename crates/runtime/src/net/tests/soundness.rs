@@ -18,7 +18,7 @@ fn everywhere_short_of_buffers<F: Future<Output = ()>>(scenario: impl Fn() -> F)
     }
 }
 
-async fn listen() -> Listener {
+fn listen() -> Listener {
     Listener::bind(&LOOPBACK.parse().expect("an address"), &ListenOptions::default())
         .expect("bound")
 }
@@ -48,7 +48,7 @@ async fn echo(stream: Stream) {
 #[test]
 fn every_future_can_be_dropped_after_any_poll() {
     everywhere(|| async {
-        let listener = Rc::new(listen().await);
+        let listener = Rc::new(listen());
         let address = listener.local_address();
         for polls in 0..6 {
             poll_and_drop(Stream::connect(&address), polls).await;
@@ -79,7 +79,7 @@ fn every_future_can_be_dropped_after_any_poll() {
 #[test]
 fn more_connections_than_buffers_all_get_their_bytes() {
     everywhere_short_of_buffers(|| async {
-        let listener = listen().await;
+        let listener = listen();
         let address = listener.local_address();
         let server = spawn(async move {
             loop {
@@ -150,7 +150,7 @@ fn bytes_nobody_reads_do_not_starve_others_and_are_bounded() {
 #[test]
 fn a_reused_descriptor_sees_nothing_of_the_one_before() {
     everywhere(|| async {
-        let listener = listen().await;
+        let listener = listen();
         let address = listener.local_address();
         for round in 0..300u32 {
             let client = Stream::connect(&address).await.expect("connected");
@@ -182,7 +182,7 @@ fn a_core_may_end_with_everything_in_flight() {
     for backend in BACKENDS {
         for _ in 0..20 {
             run_on(&Options::on(backend), async {
-                let listener = listen().await;
+                let listener = listen();
                 let address = listener.local_address();
                 spawn_detached(async move {
                     loop {
@@ -194,7 +194,7 @@ fn a_core_may_end_with_everything_in_flight() {
                     let address = address.clone();
                     spawn_detached(async move {
                         let stream = Stream::connect(&address).await.expect("connected");
-                        stream.queue(&[9; 200_000]);
+                        stream.queue(&vec![9; 200_000]);
                         while !stream.recv().await.expect("received").is_empty() {}
                     });
                 }
@@ -244,7 +244,7 @@ fn two_thousand_connections_at_once_all_work() {
     const CONNECTIONS: usize = 2000;
     assert!(raise_fd_limit(20_000) >= 5_000, "the limit of descriptors is too low for this test");
     everywhere(|| async {
-        let listener = listen().await;
+        let listener = listen();
         let address = listener.local_address();
         spawn_detached(async move {
             loop {
