@@ -83,6 +83,18 @@ fn a_forced_user_has_its_own_pool_settings_and_password() {
 }
 
 #[test]
+fn a_password_among_the_users_wins_over_the_user_list() {
+    let rules = good(
+        "auth_file = \"users.txt\"\n[pooler.users.ann]\npassword = \"wonder\"\n\
+         [pooler.users.carl]\n",
+    );
+    assert_eq!(rules.secret("ann"), Some(&Secret::new("wonder")));
+    assert_eq!(rules.secret("bob"), Some(&Secret::new("banana")));
+    assert_eq!(rules.secret("carl"), None);
+    assert!(rules.knows_user("carl") && rules.knows_user("bob") && !rules.knows_user("dora"));
+}
+
+#[test]
 fn unknown_databases_have_no_route() {
     assert_eq!(good("[pooler.databases.a]").route("b", "ann"), None);
 }
