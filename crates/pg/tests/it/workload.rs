@@ -26,16 +26,15 @@ pub(crate) fn run_heap(cluster: &Cluster) {
     run_steps(cluster, STEPS.get(..2).unwrap());
 }
 
+/// One session for each subject; each statement is a transaction, as VACUUM and its like demand.
 fn run_steps(cluster: &Cluster, steps: &[(&str, &str)]) {
     for (name, sql) in steps {
-        // One statement at a time: VACUUM and its like refuse to be inside a transaction block.
+        println!("{name}");
+        let mut arguments = vec!["-Xq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"];
         for statement in sql.split(";;") {
-            let statement = statement.trim();
-            if !statement.is_empty() {
-                println!("{name}: {}", statement.lines().next().unwrap_or_default());
-                cluster.sql(statement);
-            }
+            arguments.extend(["-c", statement.trim(), "-c", "RESET ALL"]);
         }
+        cluster.run("psql", &arguments);
     }
     pgbench(cluster);
     cluster.sql("SELECT pg_create_restore_point('workload done'), pg_switch_wal()");
