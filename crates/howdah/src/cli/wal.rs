@@ -44,7 +44,7 @@ pub(super) fn dump(segments: &[PathBuf], json: bool) -> Result<()> {
 
 /// The newest segment of a server ends in bytes that are not WAL yet: that is its end, not an error.
 fn end(decoder: &StreamDecoder, error: impl std::fmt::Display, last: bool) -> Result<()> {
-    if last && decoder.end() < decoder.position() || last && decoder.version().is_some() {
+    if last && decoder.version().is_some() {
         output::note(format!("end of WAL at {}: {error}", decoder.end()));
         return Ok(());
     }

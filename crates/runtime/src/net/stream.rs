@@ -1,4 +1,4 @@
-//! A connection.
+//! A connection: bytes in and out of one socket, through whichever driver the core has.
 
 use std::future::poll_fn;
 use std::io;
