@@ -14,7 +14,7 @@ use crate::auth::{Known, ServerAuth};
 use crate::handshake::{Handshake, HandshakeError};
 use crate::limits::SERVER_PARAMETERS_MAX;
 use crate::reset;
-use crate::route::{Route, Welcome};
+use crate::route::Route;
 use crate::router::Router;
 use crate::rules::RouteRule;
 use crate::server::{Parts, Server};
@@ -54,7 +54,7 @@ async fn try_open(router: &Rc<Router>, route: &Rc<Route>) -> Result<Server, Repo
         parameters: Vec::new(),
     };
     login.run(&stream).await?;
-    let tracked = tracked(router, &login.parameters);
+    let tracked = route.learn_welcome(login.parameters);
     let parts = Parts {
         id: router.new_id(),
         stream,
@@ -64,9 +64,8 @@ async fn try_open(router: &Rc<Router>, route: &Rc<Route>) -> Result<Server, Repo
         generation,
         connected: clock::now(),
         connected_wall_micros: clock::wall_micros(),
-        parameters: Rc::clone(&tracked),
+        parameters: tracked,
     };
-    let welcome = Welcome { parameters: login.parameters, tracked };
     if let Some(rest) = login.handshake.into_rest() {
         parts.stream.unrecv(rest);
     }
@@ -84,7 +83,6 @@ async fn try_open(router: &Rc<Router>, route: &Rc<Route>) -> Result<Server, Repo
             "new server connection"
         );
     }
-    route.welcome.borrow_mut().get_or_insert_with(|| Rc::new(welcome));
     Ok(server)
 }
 
@@ -184,21 +182,6 @@ async fn encrypt(
         b'N' => Err(unreachable("server does not support SSL, but SSL was required")),
         _ => Err(broken(HandshakeError::Malformed)),
     }
-}
-
-/// The reported parameters that follow clients.
-fn tracked(
-    router: &Router,
-    parameters: &[(Rc<str>, Rc<str>)],
-) -> Rc<crate::parameters::ParameterSet> {
-    let sets = &router.per_core.parameters;
-    let names = router.per_core.tracked.borrow();
-    let set = parameters.iter().fold(sets.empty(), |set, (name, value)| match names.name(name) {
-        Some(name) => sets.with(&set, name, Some(value)),
-        None => set,
-    });
-    set.accepted.set(true);
-    set
 }
 
 struct Login<'a> {

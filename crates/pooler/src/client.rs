@@ -44,8 +44,6 @@ pub(crate) struct Client {
     pub(crate) user: Rc<str>,
     pub(crate) connected_wall_micros: i64,
     pub(crate) state: Cell<ClientState>,
-    /// Its place in the queue, see [`crate::queue`].
-    pub(crate) ticket: Cell<u32>,
     /// Its own parameters are being set on the server; requests are held until they are.
     pub(crate) settling: Cell<bool>,
     pub(crate) notified: Cell<bool>,
@@ -125,6 +123,11 @@ impl End {
     }
 }
 
+/// What a client in session mode is told whose server has to go (`server_fast_close`).
+pub(crate) fn settings_changed() -> Report {
+    Report::fatal(SqlState::ADMIN_SHUTDOWN, "database configuration changed")
+}
+
 impl From<Report> for End {
     fn from(report: Report) -> End {
         End::Told(report)
@@ -164,7 +167,6 @@ impl Client {
             user: parts.user,
             connected_wall_micros: clock::wall_micros(),
             state: Cell::new(ClientState::Idle),
-            ticket: Cell::new(0),
             settling: Cell::new(false),
             notified: Cell::new(false),
             since: Cell::new(now),
@@ -182,7 +184,7 @@ impl Client {
 
     /// Serves the client until its session ends.
     pub(crate) fn serve(self: Rc<Client>) -> impl Future<Output = ()> {
-        self.route.expect(self.route.config().client_limit);
+        self.route.expect_of_client(self.route.config().client_limit);
         poll_fn(move |cx| match self.turn(cx) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(())) => Poll::Ready(()),
@@ -243,6 +245,7 @@ impl Client {
         };
         self.route.stats.count(|counters| counters.server_bytes += chunk.len() as u64);
         reply::deliver(&self.route.per_core, server, Some(self), &chunk)?;
+        let config = self.route.config();
         let free = self.may_release(server);
         drop(held);
         if free && let Some(server) = self.take_server() {
@@ -250,6 +253,8 @@ impl Client {
             if self.route.per_core.draining.get() {
                 return Err(End::Told(shutting_down()));
             }
+        } else if config.server_fast_close && self.holds_an_old_server() {
+            return Err(End::Told(settings_changed()));
         }
         Ok(true)
     }
@@ -262,12 +267,19 @@ impl Client {
         }
     }
 
+    /// Whether it has a server, and is between transactions, that RECONNECT wants closed.
+    pub(crate) fn holds_an_old_server(&self) -> bool {
+        self.server.borrow().as_ref().is_some_and(|server| {
+            server.generation != self.route.pool.generation.get() && server.is_clean()
+        })
+    }
+
     /// Takes the server from the client, which is idle then.
     fn take_server(&self) -> Option<Rc<Server>> {
         let server = self.server.take()?;
         self.state.set(ClientState::Idle);
         self.since.set(clock::now());
-        self.route.expect(self.route.config().client_limit);
+        self.route.expect_of_client(self.route.config().client_limit);
         Some(server)
     }
 
@@ -391,7 +403,7 @@ impl Client {
     ) -> Result<(), Report> {
         self.state.set(ClientState::Active);
         self.since.set(now);
-        self.route.expect(self.route.config().active_limit);
+        self.route.expect_of_client(self.route.config().active_limit);
         self.transaction_began.set(now);
         self.answered.set(now);
         server.state.set(ServerState::Active);

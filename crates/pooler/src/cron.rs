@@ -25,16 +25,22 @@ const TICK: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
 pub(crate) struct Cron {
-    /// When the task will look next; `None`: when it is woken.
+    /// When the task will look at pools next; `None`: when it is woken.
     next: Cell<Option<Instant>>,
+    /// The same for clients, of whom there are many more.
+    next_clients: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Cron {
     /// Makes sure that deadlines are looked at by then.
     pub(crate) fn by(&self, deadline: Instant) {
-        if self.next.get().is_none_or(|next| deadline < next) {
-            self.next.set(Some(deadline));
+        self.advance(&self.next, deadline);
+    }
+
+    fn advance(&self, next: &Cell<Option<Instant>>, deadline: Instant) {
+        if next.get().is_none_or(|next| deadline < next) {
+            next.set(Some(deadline));
             self.wake();
         }
     }
@@ -55,16 +61,29 @@ impl Router {
         }
     }
 
+    /// The same, of a client.
+    #[inline]
+    pub(crate) fn expect_of_client(&self, limit: Option<Duration>) {
+        if let Some(limit) = limit {
+            self.cron.advance(&self.cron.next_clients, clock::now() + limit.max(TICK));
+        }
+    }
+
     /// Looks at deadlines when they come, for as long as the core runs.
     pub(crate) async fn run_cron(self: Rc<Router>) {
         loop {
             self.sleep_until_due().await;
-            self.cron.next.set(None);
             let now = clock::now();
-            let mut next = Next { at: None };
-            for client in self.clients.all() {
-                next.add(client.expire(now));
+            if self.cron.next_clients.get().is_some_and(|at| at <= now) {
+                self.cron.next_clients.set(None);
+                let mut next = Next { at: None };
+                self.clients.all().iter().for_each(|client| next.add(client.expire(now)));
+                if let Some(at) = next.at {
+                    self.cron.advance(&self.cron.next_clients, at.max(now + TICK));
+                }
             }
+            self.cron.next.set(None);
+            let mut next = Next { at: None };
             for route in self.routes() {
                 next.add(route.look(&self, now));
                 next.add(self.forget_if_unused(&route, now));
@@ -96,7 +115,8 @@ impl Router {
         let mut sleep: Option<clock::Sleep> = None;
         std::future::poll_fn(|cx| {
             self.cron.waker.replace(Some(cx.waker().clone()));
-            let Some(next) = self.cron.next.get() else { return Poll::Pending };
+            let due = [self.cron.next.get(), self.cron.next_clients.get()];
+            let Some(next) = due.into_iter().flatten().min() else { return Poll::Pending };
             let sleep = sleep.get_or_insert_with(|| clock::sleep_until(next));
             sleep.reset(next);
             std::pin::Pin::new(sleep).poll(cx)
@@ -216,6 +236,10 @@ impl Route {
             } else {
                 next.add(Some(at));
             }
+        }
+        let login_waits = self.pool.logins_waiting.get() > 0 && self.welcome.borrow().is_none();
+        if login_waits && router.cores() > 1 {
+            next.add(Some(now + Duration::from_millis(STARVED_MS)));
         }
         if let Some(since) = self.waiting_since() {
             let settings = router.rules();

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use pg::sqlstate::SqlState;
 use pg::wire::backend::{Authentication, TransactionStatus, write};
@@ -24,7 +25,7 @@ use crate::client::{Client, Parts};
 use crate::console::{CONSOLE_DATABASES, Console, Flow, WELCOME_PARAMETERS};
 use crate::handshake::{Handshake, HandshakeError};
 use crate::hba::{Attempt, Method, Origin};
-use crate::limits::{CANCEL_KEY_BYTES, NEGOTIATIONS_MAX, STARTUP_PARAMETERS_MAX};
+use crate::limits::{CANCEL_KEY_BYTES, NEGOTIATIONS_MAX, STARTUP_PARAMETERS_MAX, STARVED_MS};
 use crate::parameters::{self, ParameterSet};
 use crate::registry;
 use crate::route::{Route, Welcome};
@@ -511,6 +512,13 @@ impl Arrival<'_> {
                     format!("value of startup parameter \"{name}\" is too long"),
                 )
             })?;
+            let value = if self.rules.settings.application_name_add_host
+                && name.eq_ignore_ascii_case("application_name")
+            {
+                format!("{value} - {}", self.address)
+            } else {
+                value
+            };
             let name = tracked.name(name).cloned().unwrap_or_else(|| name.as_str().into());
             set = sets.with(&set, &name, Some(&value));
         }
@@ -559,6 +567,7 @@ async fn await_welcome(route: &Rc<Route>) -> Result<(), Refused> {
     waiting.set(waiting.get() + 1);
     let _left = OnDrop(|| waiting.set(waiting.get() - 1));
     route.open_if_needed();
+    route.expect(Some(Duration::from_millis(STARVED_MS)));
     poll_fn(|cx| {
         if route.welcome.borrow().is_some() {
             return Poll::Ready(Ok(()));

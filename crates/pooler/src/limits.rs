@@ -42,6 +42,8 @@ pub(crate) const SERVER_PARAMETERS_MAX: usize = 128;
 
 /// Log-ins in progress on one core; more connections wait in the kernel's backlog.
 pub(crate) const LOGINS_MAX: usize = 1024;
+/// How long no connection is accepted when there are so many.
+pub(crate) const LOGINS_FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 /// Longest message of either side during log-in.
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
 /// SSLRequest and GSSENCRequest that may precede a start-up packet.

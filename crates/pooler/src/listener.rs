@@ -6,11 +6,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use runtime::clock;
 use runtime::executor::{self, JoinHandle};
 use runtime::net::{Address, Detached, ListenOptions, Listener, Stream};
 
 use crate::frontend;
-use crate::limits::LOGINS_MAX;
+use crate::limits::{LOGINS_FULL_PAUSE, LOGINS_MAX};
 use crate::router::{Message, Router};
 use crate::settings::listen::ListenAddress;
 
@@ -102,7 +103,7 @@ async fn accept(router: Rc<Router>, listener: Listener, spread: bool) {
             router.post(core, Message::Connection(detached, address));
         }
         while router.logins.get() >= LOGINS_MAX {
-            executor::yield_now().await;
+            clock::sleep(LOGINS_FULL_PAUSE).await;
         }
     }
 }

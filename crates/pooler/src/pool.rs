@@ -14,7 +14,7 @@ use pg::wire::error::Report;
 use runtime::clock::{self, Instant};
 use runtime::executor;
 
-use crate::client::{Client, End};
+use crate::client::{Client, End, settings_changed};
 use crate::limits::{OPENINGS_MAX, STARVED_MS};
 use crate::queue::Queue;
 use crate::relay::reply;
@@ -107,7 +107,8 @@ impl Route {
         self.pool.queue.push(client);
         self.open_if_needed();
         if let Some(router) = self.router.upgrade() {
-            router.expect(self.config().waiting_limit);
+            router.expect_of_client(self.config().waiting_limit);
+            router.expect(self.config().reserve_limit);
             if router.cores() > 1 {
                 router.expect(Some(Duration::from_millis(STARVED_MS)));
             }
@@ -359,11 +360,20 @@ impl Route {
     pub(crate) fn reconnect(self: &Rc<Route>) {
         self.pool.generation.set(self.pool.generation.get() + 1);
         self.close_idle("RECONNECT");
+        if !self.config().server_fast_close {
+            return;
+        }
+        for client in self.pool.servers().iter().filter_map(|server| server.lent_to()) {
+            if client.holds_an_old_server() {
+                client.end(End::Told(settings_changed()));
+            }
+        }
     }
 
     /// Drops all clients and servers.
     pub(crate) fn kill(self: &Rc<Route>, clients: &[Rc<Client>]) {
         self.pool.paused.set(true);
+        self.pool.generation.set(self.pool.generation.get() + 1);
         let report =
             || Report::fatal(SqlState::ADMIN_SHUTDOWN, "database was killed by an administrator");
         for client in clients.iter().filter(|client| Rc::ptr_eq(&client.route, self)) {

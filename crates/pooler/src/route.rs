@@ -31,6 +31,20 @@ pub(crate) struct PerCore {
     pub(crate) draining: Cell<bool>,
 }
 
+impl PerCore {
+    /// Those of reported parameters that follow clients.
+    fn tracked_of(&self, parameters: &[(Rc<str>, Rc<str>)]) -> Rc<ParameterSet> {
+        let names = self.tracked.borrow();
+        let empty = self.parameters.empty();
+        let set = parameters.iter().fold(empty, |set, (name, value)| match names.name(name) {
+            Some(name) => self.parameters.with(&set, name, Some(value)),
+            None => set,
+        });
+        set.accepted.set(true);
+        set
+    }
+}
+
 /// Database and server user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RouteKey {
@@ -62,9 +76,11 @@ pub(crate) struct Config {
     pub(crate) max_packet_size: u64,
     pub(crate) disable_pqexec: bool,
     pub(crate) reset_always: bool,
-    /// The shortest time limits: of clients that wait, of clients that hold a server, of idle
-    /// clients, of idle servers.
+    pub(crate) server_fast_close: bool,
+    /// The shortest time limits: of clients that wait, of pools whose clients wait, of clients that
+    /// hold a server, of idle clients, of idle servers.
     pub(crate) waiting_limit: Option<Duration>,
+    pub(crate) reserve_limit: Option<Duration>,
     pub(crate) active_limit: Option<Duration>,
     pub(crate) client_limit: Option<Duration>,
     pub(crate) server_limit: Option<Duration>,
@@ -75,6 +91,14 @@ pub(crate) struct Welcome {
     pub(crate) parameters: Vec<(Rc<str>, Rc<str>)>,
     /// Those that are tracked.
     pub(crate) tracked: Rc<ParameterSet>,
+}
+
+impl Welcome {
+    /// A copy that can go to another core.
+    pub(crate) fn owned(&self) -> Vec<(String, String)> {
+        let owned = |(name, value): &(Rc<str>, Rc<str>)| (name.to_string(), value.to_string());
+        self.parameters.iter().map(owned).collect()
+    }
 }
 
 impl Route {
@@ -117,6 +141,16 @@ impl Route {
         self.rule.replace(Rc::new(rule));
     }
 
+    /// Remembers what a server said at login, the first time.
+    pub(crate) fn learn_welcome(&self, parameters: Vec<(Rc<str>, Rc<str>)>) -> Rc<ParameterSet> {
+        let tracked = self.per_core.tracked_of(&parameters);
+        let mut welcome = self.welcome.borrow_mut();
+        if welcome.is_none() && !parameters.is_empty() {
+            *welcome = Some(Rc::new(Welcome { parameters, tracked: Rc::clone(&tracked) }));
+        }
+        tracked
+    }
+
     /// Something has begun that may last so long; usually nothing may.
     #[inline]
     pub(crate) fn expect(&self, limit: Option<Duration>) {
@@ -124,6 +158,16 @@ impl Route {
             && let Some(router) = self.router.upgrade()
         {
             router.expect(limit);
+        }
+    }
+
+    /// The same of a client.
+    #[inline]
+    pub(crate) fn expect_of_client(&self, limit: Option<Duration>) {
+        if limit.is_some()
+            && let Some(router) = self.router.upgrade()
+        {
+            router.expect_of_client(limit);
         }
     }
 
@@ -169,11 +213,13 @@ impl Config {
             max_packet_size: settings.max_packet_size,
             disable_pqexec: settings.disable_pqexec,
             reset_always: settings.server_reset_query_always,
+            server_fast_close: settings.server_fast_close && session,
             waiting_limit: shortest([
                 rule.query_wait_timeout,
                 enabled(settings.query_wait_notify),
-                (rule.reserve_pool_size > 0).then_some(settings.reserve_pool_timeout),
+                None,
             ]),
+            reserve_limit: (rule.reserve_pool_size > 0).then_some(settings.reserve_pool_timeout),
             active_limit: shortest([
                 rule.query_timeout,
                 rule.transaction_timeout,

@@ -65,8 +65,8 @@ pub(crate) enum Message {
         to: usize,
         since: Instant,
     },
-    /// A connection that moves in.
-    Server(RouteName, Box<Moving>),
+    /// A connection that moves in, and what servers of its route say at login.
+    Server(RouteName, Box<Moving>, Vec<(String, String)>),
     Command(Command, Reply<Answer>),
 }
 
@@ -366,7 +366,9 @@ impl Router {
         match Moving::take(server) {
             Ok(Some(moving)) => {
                 self.post_surely(0, Message::Moved { from: self.core, to, route: name.clone() });
-                self.post_surely(to, Message::Server(name, Box::new(moving)));
+                let welcome = route.welcome.borrow().as_ref().map(|welcome| welcome.owned());
+                let welcome = welcome.unwrap_or_default();
+                self.post_surely(to, Message::Server(name, Box::new(moving), welcome));
             }
             Ok(None) => self.permit_back(self.core, name),
             Err(server) => {
@@ -444,7 +446,7 @@ impl Router {
                 }
             }
             Message::Share { route, to, since } => self.owe(route, to, since),
-            Message::Server(name, moving) => self.adopt(&name, *moving),
+            Message::Server(name, moving, welcome) => self.adopt(&name, *moving, &welcome),
             Message::Command(command, reply) => {
                 let router = Rc::clone(self);
                 executor::spawn_detached(async move {
@@ -461,8 +463,14 @@ impl Router {
         }
     }
 
-    fn adopt(self: &Rc<Router>, name: &RouteName, moving: Moving) {
+    fn adopt(self: &Rc<Router>, name: &RouteName, moving: Moving, welcome: &[(String, String)]) {
         let route = self.named(name);
+        if let Some(route) = &route {
+            let parameters = welcome.iter();
+            let parameters =
+                parameters.map(|(name, value)| (name.as_str().into(), value.as_str().into()));
+            route.learn_welcome(parameters.collect());
+        }
         let generation = route.as_ref().map_or(0, |route| route.pool.generation.get());
         let server = moving.settle(&self.per_core, generation);
         match (route, server) {

@@ -2,6 +2,7 @@
 //! pooler's and the clients' runs on one core.
 
 mod cluster;
+mod cores;
 mod logins;
 mod prepared;
 mod session;
