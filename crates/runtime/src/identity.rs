@@ -70,7 +70,10 @@ impl User {
     /// Always.
     #[cfg(not(target_os = "linux"))]
     pub fn assume(&self) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "changing the user is supported on Linux only"))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "changing the user is supported on Linux only",
+        ))
     }
 }
 

@@ -1,11 +1,8 @@
 //! The per-core machine: I/O drivers, tasks, clocks, messages. Knows no Postgres. See README.md.
 
-pub mod bridge;
 pub mod api;
 pub mod app;
-pub mod nodepool;
-pub mod process;
-pub mod signal;
+pub mod bridge;
 pub mod buffer;
 pub mod clock;
 pub mod collections;
@@ -18,6 +15,9 @@ pub mod log;
 pub mod mailbox;
 pub mod metrics;
 pub mod net;
+pub mod nodepool;
+pub mod process;
 pub mod random;
+pub mod signal;
 mod sys;
 pub mod tls;

@@ -61,7 +61,8 @@ impl Call {
     /// [`CallError`] when there is no answer; an answer that is an error is one.
     pub async fn send(self, bridge: &Bridge) -> Result<(u16, Value), CallError> {
         let address = self.address.clone();
-        let unreachable = |reason: String| CallError::Unreachable { address: address.clone(), reason };
+        let unreachable =
+            |reason: String| CallError::Unreachable { address: address.clone(), reason };
         let wait = self.wait.unwrap_or(WAIT);
         let asked = bridge.run(async move { timeout(wait, exchange(&self)).await });
         match asked.await {
@@ -76,7 +77,8 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn exchange(call: &Call) -> Result<(u16, Value), AnyError> {
     let stream = TcpStream::connect(&call.address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the answer, and its errors reach us through the answer.
     drop(tokio::spawn(connection));
     let mut request = hyper::Request::builder()

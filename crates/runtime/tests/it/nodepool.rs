@@ -1,4 +1,9 @@
 //! Whole processes: this test binary runs itself as a child, so that signals, panics and exits are real.
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "the child speaks through its standard output, and a surprise in the parent fails the test"
+)]
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};

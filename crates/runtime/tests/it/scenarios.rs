@@ -2,6 +2,11 @@
 //!
 //! A scenario is an async function that makes its own peers on loopback. What only a real kernel has (signals,
 //! credentials, moving a socket to another core) runs on the real drivers alone.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "small numbers of a test; a skipped driver is said aloud"
+)]
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
 //! Files through the driver.
+#![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 
 use std::io::ErrorKind;
 

@@ -1,4 +1,5 @@
 //! Many connections, many timers.
+#![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 
 use std::time::Duration;
 
