@@ -26,7 +26,10 @@ fn address(instance: &Instance) -> (String, String) {
 }
 
 /// Runs the suite in `tests/drivers`; it must pass, unless its runtime is absent.
-#[expect(clippy::print_stdout, reason = "a suite that is not run must not look like one that passed")]
+#[expect(
+    clippy::print_stdout,
+    reason = "a suite that is not run must not look like one that passed"
+)]
 fn passes(driver: &str) {
     let folder = Folder::new();
     let mut instance = start(&folder);
