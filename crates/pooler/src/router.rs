@@ -211,6 +211,13 @@ impl Router {
         database: &str,
         user: &str,
     ) -> Result<Rc<Route>, Report> {
+        // Usually servers are logged in to as the client's user, and somebody has come before.
+        let key = RouteKey { database: database.into(), user: user.into() };
+        if let Some(route) = self.routes.borrow().get(&key)
+            && route.rule.borrow().server_user == user
+        {
+            return Ok(Rc::clone(route));
+        }
         let rules = self.rules();
         let rule = rules.route(database, user).ok_or_else(|| {
             Report::fatal(
@@ -536,8 +543,10 @@ impl Router {
         self.per_core.tracked.replace(Tracked::new(&rules.settings));
         for route in self.routes() {
             let (database, user) = (&*route.key.database, &*route.key.user);
-            if let Some(rule) = rules.route(database, user) {
-                route.configure(&rules, rule);
+            match rules.route(database, user) {
+                Some(rule) => route.configure(&rules, rule),
+                // Its clients may stay; new ones find it no longer.
+                None => self.forget_route(&route.key),
             }
             if !old.servers_survive(&rules, database, user) {
                 route.welcome.replace(None);
