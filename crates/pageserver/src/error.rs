@@ -20,6 +20,8 @@ pub enum Error {
     Server { sqlstate: Option<SqlState>, message: String },
     /// Postgres answered what the protocol does not allow here.
     Protocol(String),
+    /// Postgres has ended the stream because it shuts down; we have all of its WAL.
+    StreamEnded,
     /// The cluster is not the one that this directory holds, or is one that we cannot follow.
     /// Connecting again does not help.
     Refused { message: String, hint: &'static str },
@@ -44,8 +46,18 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Error::File { .. } | Error::Connection { .. } | Error::Server { .. } => true,
-            Error::Protocol(_) | Error::WalLimit { .. } => true,
+            Error::Protocol(_) | Error::StreamEnded | Error::WalLimit { .. } => true,
             Error::Refused { .. } | Error::Damaged(_) | Error::Memory { .. } => false,
+        }
+    }
+
+    /// Whether Postgres is only starting up or shutting down.
+    pub(crate) fn is_a_pause(&self) -> bool {
+        let starting = Some(SqlState::CANNOT_CONNECT_NOW);
+        match self {
+            Error::StreamEnded => true,
+            Error::Server { sqlstate, .. } => *sqlstate == starting,
+            _ => false,
         }
     }
 
@@ -82,6 +94,7 @@ impl fmt::Display for Error {
             }
             Error::Server { sqlstate: None, message } => write!(f, "Postgres refused: {message}"),
             Error::Protocol(message) => write!(f, "unexpected answer of Postgres: {message}"),
+            Error::StreamEnded => f.write_str("Postgres is shutting down"),
             Error::Refused { message, .. } | Error::Damaged(message) => f.write_str(message),
             Error::Memory { limit, lsn } => {
                 write!(f, "the page index has reached its limit of {limit} bytes at {lsn}")

@@ -225,7 +225,11 @@ impl Follower {
         let hint = error.hint();
         let problem = Problem { message: error.to_string(), hint: hint.map(str::to_owned) };
         if self.problem.borrow().as_ref() != Some(&problem) {
-            tracing::error!(%error, hint, "the page server does not follow Postgres");
+            if error.is_a_pause() {
+                tracing::info!(reason = %error, "the page server waits for Postgres");
+            } else {
+                tracing::error!(%error, hint, "the page server does not follow Postgres");
+            }
         }
         *self.problem.borrow_mut() = Some(problem);
     }

@@ -196,7 +196,7 @@ impl<'t> WalReceiver<'t> {
                 });
             }
             // What a walsender says when its server shuts down and we have everything.
-            kind::COMMAND_COMPLETE => return Err(Error::protocol("the server is shutting down")),
+            kind::COMMAND_COMPLETE => return Err(Error::StreamEnded),
             other => return Err(unexpected(other, "streaming replication")),
         }
         match FromSender::read(body).map_err(malformed)? {
