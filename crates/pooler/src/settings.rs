@@ -1,4 +1,4 @@
-//! The pooler's settings: one typed structure that `howdah.toml` ([pooler]) and `pgbouncer.ini` both become.
+//! The pooler's settings: one typed structure that `howdah.toml` (`[pooler]`) and `pgbouncer.ini` both become.
 //!
 //! Keys have PgBouncer's names and meanings wherever it has the setting, so that its documentation
 //! applies; [`Settings::default`] gives Howdah's defaults, [`Settings::pgbouncer`] PgBouncer's.

@@ -95,6 +95,7 @@ const HASH_PAGE_TYPE: u16 = 0x0F;
 const HASH_HAS_DEAD_TUPLES: u16 = 1 << 7;
 const HASH_OVERFLOW_OR_BUCKET: u16 = 0x03;
 const GIN_DELETED: u16 = 1 << 2;
+const GIST_TUPLES_DELETED: u16 = 1 << 2;
 const GIST_FOLLOW_RIGHT: u16 = 1 << 3;
 const GIST_HAS_GARBAGE: u16 = 1 << 4;
 const SPGIST_META: u16 = 1 << 0;
@@ -287,7 +288,9 @@ fn mask_gist(page: &mut Page<'_>) {
     }
     let special = page.special();
     fill(page, special..special + 8); // the sequence number that is an LSN
-    set_flags_at(page, 12, (flags | GIST_FOLLOW_RIGHT) & !GIST_HAS_GARBAGE);
+    // That tuples were deleted is noted by the minor releases up to 15.18 and not by 15.20, and read by none.
+    let noise = GIST_HAS_GARBAGE | GIST_TUPLES_DELETED;
+    set_flags_at(page, 12, (flags | GIST_FOLLOW_RIGHT) & !noise);
 }
 
 fn mask_brin(page: &mut Page<'_>) {

@@ -62,7 +62,7 @@ pub enum Message<'a> {
     Flush,
     FunctionCall(FunctionCall<'a>),
     Parse(Parse<'a>),
-    /// See [`Password`], [`SaslInitial`] and [`sasl_response`].
+    /// See [`password`], [`SaslInitial`] and [`sasl_response`].
     Password(&'a [u8]),
     /// The SQL text.
     Query(&'a [u8]),
