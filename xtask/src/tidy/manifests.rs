@@ -7,8 +7,9 @@ use crate::tree::{self, Kind};
 const ARROWS: &[(&str, &[&str])] = &[
     ("pg", &[]),
     ("runtime", &[]),
+    ("storage", &["runtime"]),
     ("pooler", &["pg", "runtime"]),
-    ("pageserver", &["pg", "runtime"]),
+    ("pageserver", &["pg", "runtime", "storage"]),
     ("howdah", &["pg", "runtime", "pooler", "pageserver"]),
     ("xtask", &[]),
     ("fuzz", &["pg", "pooler", "howdah"]),
@@ -19,6 +20,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tokio", &["runtime"]),
     ("axum", &["runtime"]),
     ("io-uring", &["runtime"]),
+    ("object_store", &["storage"]),
     ("rustix", &["runtime"]),
     ("signal-hook", &["runtime"]),
     ("clap", &["howdah"]),
@@ -26,7 +28,7 @@ const CONFINED: &[(&str, &[&str])] = &[
 ];
 
 /// Packages in Cargo.lock, ours included. Raise it on purpose, with the reason in the commit.
-const PACKAGE_BUDGET: usize = 272;
+const PACKAGE_BUDGET: usize = 352;
 
 #[test]
 fn crates_depend_only_along_the_arrows() {

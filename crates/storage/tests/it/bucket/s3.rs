@@ -1,0 +1,106 @@
+//! A bucket on a real S3 server, `/tests/s3`.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
+use object_store::path::Path as ObjectPath;
+use storage::bucket::{Bucket, Numbered};
+
+use super::{Folder, bridge, check_bucket, on_a_core, patience};
+
+/// The server, which is killed with the value.
+struct S3Server {
+    process: Child,
+    endpoint: String,
+}
+
+impl S3Server {
+    /// `None` where Python or the package cannot be had; with `CI` set that is an error.
+    fn start() -> Option<S3Server> {
+        let place = install()?;
+        #[expect(clippy::disallowed_methods, reason = "a test starts a server, on no core")]
+        let mut process = Command::new("python3")
+            .arg(folder().join("server.py"))
+            .env("PYTHONPATH", place)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 starts");
+        let mut port = String::new();
+        let printed = process.stdout.take().expect("it is a pipe");
+        BufReader::new(printed).read_line(&mut port).expect("the server prints its port");
+        let port: u16 = port.trim().parse().expect("the server's port");
+        Some(S3Server { process, endpoint: format!("http://127.0.0.1:{port}") })
+    }
+
+    /// A new bucket on it, which S3 itself does not make by itself.
+    fn bucket(&self, name: &str) -> Bucket {
+        #[expect(clippy::disallowed_methods, reason = "a test asks a server, on no core")]
+        let made = Command::new("curl")
+            .args(["--silent", "--fail", "--request", "PUT"])
+            .arg(format!("{}/{name}", self.endpoint))
+            .stdout(Stdio::null())
+            .status()
+            .expect("curl runs");
+        assert!(made.success(), "the bucket is not made");
+        let store = AmazonS3Builder::new()
+            .with_bucket_name(name)
+            .with_endpoint(&self.endpoint)
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_access_key_id("testing")
+            .with_secret_access_key("testing")
+            .build()
+            .expect("an S3 client");
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        let patience = storage::bucket::Patience {
+            attempt: std::time::Duration::from_secs(60),
+            ..patience()
+        };
+        Bucket::over(store, ObjectPath::from("pre/fix"), bridge(), patience)
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/s3")
+}
+
+fn install() -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "a test installs its server, on no core")]
+    let installed = Command::new(folder().join("install")).output().expect("the script runs");
+    let printed = String::from_utf8_lossy(&installed.stdout).trim().to_owned();
+    match installed.status.code() {
+        Some(0) => Some(printed),
+        Some(77) => {
+            println!("skipped: {printed}");
+            None
+        }
+        _ => panic!("{printed}{}", String::from_utf8_lossy(&installed.stderr)),
+    }
+}
+
+#[test]
+fn s3_is_a_bucket() {
+    let Some(server) = S3Server::start() else { return };
+    let bucket = server.bucket("shop");
+    on_a_core(async {
+        check_bucket(&bucket, &Folder::new("s3")).await;
+        let document = Numbered::new(&bucket, "main/manifest");
+        let (mut first, _) = document.claim(b"empty").await.expect("a claim");
+        first.publish(b"layers").await.expect("nobody else writes");
+        let (_second, taken) = document.claim(b"empty").await.expect("a claim");
+        assert_eq!((taken.generation, taken.body.as_slice()), (2, &b"layers"[..]));
+        first.publish(b"too late").await.expect_err("it was replaced");
+    });
+}
