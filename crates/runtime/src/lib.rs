@@ -8,6 +8,8 @@ pub mod clock;
 pub mod collections;
 pub mod executor;
 pub mod fs;
+#[cfg(target_os = "linux")]
+pub mod fuse;
 pub mod identity;
 pub mod io;
 pub mod limits;
