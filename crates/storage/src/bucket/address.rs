@@ -111,7 +111,8 @@ impl FromStr for Address {
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = prefix.trim_matches('/').to_owned();
         if rest.contains(['@', '?', '#']) {
-            let error = "it may hold a name and a prefix only; credentials belong in the environment";
+            let error =
+                "it may hold a name and a prefix only; credentials belong in the environment";
             return Err(AddressError(error.to_owned()));
         }
         if scheme != "file" && name.is_empty() {
@@ -124,9 +125,9 @@ impl FromStr for Address {
             "s3" => Ok(Address::S3 { bucket, prefix, endpoint: None, region: None }),
             "gs" => Ok(Address::Google { bucket, prefix }),
             "az" => Ok(Address::Azure { container: bucket, prefix }),
-            other => Err(AddressError(format!(
-                "\"{other}\" is none of the schemes s3, gs, az and file"
-            ))),
+            other => {
+                Err(AddressError(format!("\"{other}\" is none of the schemes s3, gs, az and file")))
+            }
         }
     }
 }
@@ -156,11 +157,11 @@ impl std::error::Error for AddressError {}
 
 /// A directory, made if it is missing. Objects in it are synced before they are said to be there.
 fn directory(path: &Path) -> Result<LocalFileSystem, BucketError> {
-    let failed = |why: String| {
-        BucketError::new("open", &path.display().to_string(), Fault::Local(why))
-    };
+    let failed =
+        |why: String| BucketError::new("open", &path.display().to_string(), Fault::Local(why));
     runtime::fs::blocking::create_dir_all(path).map_err(|error| failed(error.to_string()))?;
-    let store = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(error.to_string()))?;
+    let store =
+        LocalFileSystem::new_with_prefix(path).map_err(|error| failed(error.to_string()))?;
     Ok(store.with_fsync(true))
 }
 

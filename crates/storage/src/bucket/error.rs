@@ -86,7 +86,10 @@ impl fmt::Display for BucketError {
                  where one should have"
             ),
             Fault::Stale { generation } => {
-                write!(f, "could not {operation} \"{name}\": generation {generation} has taken over")
+                write!(
+                    f,
+                    "could not {operation} \"{name}\": generation {generation} has taken over"
+                )
             }
             fault => write!(f, "could not {operation} \"{name}\": {fault}"),
         }

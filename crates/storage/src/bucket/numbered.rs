@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn an_envelope_with_any_bit_flipped_is_refused() {
-        let whole = Envelope { number: 7, generation: 3, nonce: [9; 16], body: b"layers" }.to_bytes();
+        let whole =
+            Envelope { number: 7, generation: 3, nonce: [9; 16], body: b"layers" }.to_bytes();
         let read = Envelope::from_bytes(&whole).expect("it is whole");
         assert_eq!((read.number, read.generation, read.body), (7, 3, &b"layers"[..]));
         for bit in 0..whole.len() * 8 {

@@ -34,7 +34,7 @@ async fn race_once(bucket: &Bucket, name: &str) -> Result<(), BucketError> {
     let mut winners = Vec::new();
     for writer in writers {
         let ended = writer.await;
-        let ended = ended.unwrap_or_else(|_aborted| Ok(None));
+        let ended = ended.unwrap_or(Ok(None));
         winners.extend(ended?);
     }
     let kept = bucket.get(name, PROBE_BYTES_MAX).await?;

@@ -135,7 +135,8 @@ fn a_store_that_is_down_is_an_error_in_bounded_time_and_no_more_than_that() {
     on_a_core(async {
         let (memory, rates) = (Arc::new(InMemory::new()), Rates::default());
         let (store, faults) = Faulty::new(memory, 1, rates);
-        let patience = Patience { attempt: Duration::from_secs(1), request: Duration::from_secs(1) };
+        let patience =
+            Patience { attempt: Duration::from_secs(1), request: Duration::from_secs(1) };
         let bucket = Bucket::over(Arc::new(store), ObjectPath::default(), bridge(), patience);
         bucket.put("a", b"before".to_vec()).await.expect("put");
         faults.set_down(true);

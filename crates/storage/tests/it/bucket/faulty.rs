@@ -15,29 +15,29 @@ use object_store::{
 
 /// Faults in a hundred requests.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Rates {
+pub(super) struct Rates {
     /// Not carried out, answered with an error.
-    pub refused: u64,
+    pub(super) refused: u64,
     /// Carried out, answered with an error.
-    pub reply_lost: u64,
+    pub(super) reply_lost: u64,
     /// Carried out, never answered.
-    pub stalled: u64,
+    pub(super) stalled: u64,
 }
 
 /// Wraps a store that works.
-pub struct Faulty {
+pub(super) struct Faulty {
     inner: Arc<dyn ObjectStore>,
     faults: Arc<Faults>,
 }
 
 /// What goes wrong next; shared with the test.
 #[derive(Debug)]
-pub struct Faults {
+pub(super) struct Faults {
     rates: Rates,
     state: AtomicU64,
     down: AtomicBool,
     /// Requests that met a fault.
-    pub met: AtomicU64,
+    pub(super) met: AtomicU64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,11 @@ enum Fate {
 }
 
 impl Faulty {
-    pub fn new(inner: Arc<dyn ObjectStore>, seed: u64, rates: Rates) -> (Faulty, Arc<Faults>) {
+    pub(super) fn new(
+        inner: Arc<dyn ObjectStore>,
+        seed: u64,
+        rates: Rates,
+    ) -> (Faulty, Arc<Faults>) {
         let faults = Arc::new(Faults {
             rates,
             state: AtomicU64::new(seed),
@@ -61,7 +65,7 @@ impl Faulty {
 }
 
 impl Faults {
-    pub fn set_down(&self, down: bool) {
+    pub(super) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::Relaxed);
     }
 

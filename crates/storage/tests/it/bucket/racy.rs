@@ -15,7 +15,7 @@ use object_store::{
 };
 
 #[derive(Debug, Default)]
-pub struct Racy(Arc<InMemory>);
+pub(super) struct Racy(Arc<InMemory>);
 
 impl fmt::Display for Racy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

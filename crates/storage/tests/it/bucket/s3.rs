@@ -57,10 +57,8 @@ impl S3Server {
             .build()
             .expect("an S3 client");
         let store: Arc<dyn ObjectStore> = Arc::new(store);
-        let patience = storage::bucket::Patience {
-            attempt: std::time::Duration::from_secs(60),
-            ..patience()
-        };
+        let patience =
+            storage::bucket::Patience { attempt: std::time::Duration::from_secs(60), ..patience() };
         Bucket::over(store, ObjectPath::from("pre/fix"), bridge(), patience)
     }
 }
@@ -76,6 +74,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/s3")
 }
 
+#[expect(clippy::print_stdout, reason = "a test that is passed over says so")]
 fn install() -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "a test installs its server, on no core")]
     let installed = Command::new(folder().join("install")).output().expect("the script runs");
