@@ -4,8 +4,9 @@
 DIR ?=
 ARGS ?=
 FUZZ_SECONDS ?= 60
+MAJORS ?= 17
 
-.PHONY: help up build test bench ci deps tidy fmt check-kqueue fuzz
+.PHONY: help up build test bench ci deps majors tidy fmt check-kqueue fuzz
 
 help:
 	@echo "make up            build, then run Howdah on this machine (DIR=folder of the data, ARGS=more options)"
@@ -13,6 +14,7 @@ help:
 	@echo "make bench         measure the pooler beside PgBouncer (ARGS=--quick to try)"
 	@echo "make ci            formatting, lints, documentation, tests"
 	@echo "make deps          install what is missing (Debian)"
+	@echo "make majors        put other PostgreSQL majors into target/postgres for the tests (MAJORS=\"17\")"
 	@echo "make check-kqueue  type-check the kqueue driver for FreeBSD and macOS"
 	@echo "make fuzz          run each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)"
 
@@ -23,7 +25,7 @@ build:
 	@cargo build --release --package howdah
 
 # cargo-nextest where it is installed, cargo test elsewhere: the tests are right under both.
-test: deps
+test: deps majors
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --workspace --profile ci; \
 	else \
@@ -42,6 +44,10 @@ ci: deps
 
 deps:
 	@scripts/install-dependencies
+
+# Nothing of the machine changes; where a major cannot be had, the tests that want it say so and are skipped.
+majors:
+	@cargo xtask postgres --optional $(MAJORS)
 
 fmt:
 	@cargo fmt --all

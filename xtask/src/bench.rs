@@ -13,7 +13,7 @@ mod measure;
 mod options;
 mod pgbouncer;
 mod plan;
-mod process;
+pub(crate) mod process;
 mod report;
 mod server;
 mod target;

@@ -4,9 +4,11 @@
 
 mod bench;
 mod ci;
+mod debian;
 mod kqueue;
 #[cfg(test)]
 mod lexer;
+mod postgres;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
@@ -20,6 +22,7 @@ const USAGE: &str = "usage: cargo xtask <task>
 tasks:
   bench [OPTIONS]   measure the pooler beside PgBouncer (bench --help)
   ci                formatting, lints, tidy, documentation and tests, each with its time
+  postgres MAJOR... PostgreSQL 14 to 18 into target/postgres, for tests
   check-kqueue      type-check the kqueue driver for FreeBSD and macOS (Debian only)
 ";
 
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.next().as_deref() {
         Some("bench") => bench::run(arguments.collect()),
         Some("ci") => ci::run(),
+        Some("postgres") => postgres::run(&arguments.collect::<Vec<_>>()),
         Some("check-kqueue") => kqueue::run(),
         Some("-h" | "--help") => {
             println!("{USAGE}");
