@@ -126,7 +126,7 @@ async fn connect(rule: &RouteRule, settings: &Settings) -> Result<(usize, Stream
             Ok(stream) => {
                 if settings.tcp_keepalive && !stream.is_unix() {
                     // A connection without probes still works.
-                    let _refused = stream.set_keepalive(&keepalive(settings));
+                    let _refused = stream.set_keepalive(Some(&keepalive(settings)));
                 }
                 return Ok((host, stream));
             }

@@ -28,7 +28,7 @@ use crate::hba::{Attempt, Method, Origin};
 use crate::limits::{CANCEL_KEY_BYTES, NEGOTIATIONS_MAX, STARTUP_PARAMETERS_MAX, STARVED_MS};
 use crate::parameters::{self, ParameterSet};
 use crate::registry;
-use crate::route::{Route, Welcome};
+use crate::route::{Greeting, Route, Welcome};
 use crate::router::{Phase, Router};
 use crate::rules::{ConsoleRight, Rules};
 use crate::settings::or_forever;
@@ -72,10 +72,6 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
 
 async fn arrive(router: &Rc<Router>, stream: Stream, address: &Address) -> Arrived {
     let rules = router.rules();
-    if rules.settings.tcp_keepalive && !stream.is_unix() {
-        // A connection without probes still works.
-        let _refused = stream.set_keepalive(&crate::backend::keepalive(&rules.settings));
-    }
     let mut arrival = Arrival {
         router,
         rules,
@@ -357,6 +353,9 @@ impl Arrival<'_> {
 
     fn check_route_limits(&self, route: &Route) -> Result<(), Refused> {
         let rule = route.rule();
+        if rule.max_db_client_connections.is_none() && rule.max_user_client_connections.is_none() {
+            return Ok(());
+        }
         let routes = self.router.routes();
         let count = |same: &dyn Fn(&Route) -> bool| -> u32 {
             routes.iter().filter(|other| same(other)).map(|other| other.clients.get()).sum()
@@ -457,19 +456,15 @@ impl Arrival<'_> {
     async fn make_client(&mut self, route: &Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {
         await_welcome(route).await?;
         let Some(welcome) = route.welcome.borrow().clone() else { return Err(Refused::Silently) };
-        let parameters = self.parameters(&welcome, &wanted)?;
+        let greeting = self.greeting(&welcome, &wanted)?;
         let index =
             self.router.clients.reserve().ok_or_else(|| {
                 fatal(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
             })?;
         let mut cancel_key = [0; CANCEL_KEY_BYTES];
         runtime::random::fill(&mut cancel_key);
+        self.stream().queue(&greeting.messages);
         let mut out = Vec::new();
-        write::authentication(&mut out, Authentication::Ok);
-        for (name, value) in &welcome.parameters {
-            let own = parameters.get(name);
-            write::parameter_status(&mut out, &**name, own.map_or(&**value, |own| own));
-        }
         let long_key = wanted.version.has_long_cancel_keys();
         let key = if long_key { &cancel_key[..] } else { &cancel_key[..4] };
         write::backend_key_data(&mut out, registry::process_id(self.router.core, index), key);
@@ -496,8 +491,28 @@ impl Arrival<'_> {
             long_key,
             route: Rc::clone(route),
             user: wanted.user.as_str().into(),
-            parameters,
+            parameters: Rc::clone(&greeting.parameters),
         })))
+    }
+
+    /// What the client is told of its session. Clients that come one after the other mostly ask for the same.
+    fn greeting(&self, welcome: &Welcome, wanted: &Wanted) -> Result<Rc<Greeting>, Refused> {
+        // Where the client's address goes into a value, no two are the same.
+        let shared = !self.rules.settings.application_name_add_host;
+        let same = |recent: &&Rc<Greeting>| recent.asked == wanted.parameters;
+        if shared && let Some(recent) = welcome.recent.borrow().as_ref().filter(same) {
+            return Ok(Rc::clone(recent));
+        }
+        let parameters = self.parameters(welcome, wanted)?;
+        let mut messages = Vec::new();
+        write::authentication(&mut messages, Authentication::Ok);
+        for (name, value) in &welcome.parameters {
+            let own = parameters.get(name);
+            write::parameter_status(&mut messages, &**name, own.map_or(&**value, |own| own));
+        }
+        let greeting = Rc::new(Greeting { asked: wanted.parameters.clone(), parameters, messages });
+        welcome.recent.replace(shared.then(|| Rc::clone(&greeting)));
+        Ok(greeting)
     }
 
     /// The parameters of the new session: the server's, changed as the client asks.

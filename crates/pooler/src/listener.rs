@@ -8,11 +8,12 @@ use std::rc::Rc;
 
 use runtime::clock;
 use runtime::executor::{self, JoinHandle};
-use runtime::net::{Address, Detached, ListenOptions, Listener, Stream};
+use runtime::net::{Address, Detached, Keepalive, ListenOptions, Listener, Stream};
 
 use crate::frontend;
 use crate::limits::{LOGINS_FULL_PAUSE, LOGINS_MAX};
 use crate::router::{Message, Router};
+use crate::rules::Rules;
 use crate::settings::listen::ListenAddress;
 
 /// Listening sockets of one core; they close when this is dropped.
@@ -41,6 +42,8 @@ impl Listeners {
                 backlog: settings.listen_backlog,
                 reuse_port: !unix && router.cores() > 1,
                 unix_mode: unix.then_some(settings.unix_socket_mode),
+                // Of our protocol's two sides the client speaks first.
+                deferred: true,
             };
             match Listener::bind(&address, &options) {
                 Ok(listener) => {
@@ -88,6 +91,9 @@ impl std::error::Error for ListenError {}
 
 async fn accept(router: Rc<Router>, listener: Listener, spread: bool) {
     let turn = Cell::new(0_usize);
+    let mut rules = router.rules();
+    // A connection without probes still works; those accepted inherit them.
+    let _refused = listener.set_keepalive(probes(&rules).as_ref());
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -96,6 +102,11 @@ async fn accept(router: Rc<Router>, listener: Listener, spread: bool) {
                 return;
             }
         };
+        if router.rules().version != rules.version {
+            rules = router.rules();
+            let _refused = listener.set_keepalive(probes(&rules).as_ref());
+            let _refused = stream.set_keepalive(probes(&rules).as_ref());
+        }
         let core = if spread { turn.replace(turn.get() + 1) % router.cores() } else { router.core };
         if core == router.core {
             serve(&router, stream, address);
@@ -106,6 +117,12 @@ async fn accept(router: Rc<Router>, listener: Listener, spread: bool) {
             clock::sleep(LOGINS_FULL_PAUSE).await;
         }
     }
+}
+
+/// How clients' connections are probed.
+fn probes(rules: &Rules) -> Option<Keepalive> {
+    let settings = &rules.settings;
+    settings.tcp_keepalive.then(|| crate::backend::keepalive(settings))
 }
 
 /// Takes a connection that another core accepted.

@@ -91,6 +91,17 @@ pub(crate) struct Welcome {
     pub(crate) parameters: Vec<(Rc<str>, Rc<str>)>,
     /// Those that are tracked.
     pub(crate) tracked: Rc<ParameterSet>,
+    /// What the last client was told.
+    pub(crate) recent: RefCell<Option<Rc<Greeting>>>,
+}
+
+/// What a client is told that asked for certain parameters.
+pub(crate) struct Greeting {
+    pub(crate) asked: Vec<(String, String)>,
+    /// The parameters of its session.
+    pub(crate) parameters: Rc<ParameterSet>,
+    /// AuthenticationOk and the ParameterStatus messages.
+    pub(crate) messages: Vec<u8>,
 }
 
 impl Welcome {
@@ -146,7 +157,11 @@ impl Route {
         let tracked = self.per_core.tracked_of(&parameters);
         let mut welcome = self.welcome.borrow_mut();
         if welcome.is_none() && !parameters.is_empty() {
-            *welcome = Some(Rc::new(Welcome { parameters, tracked: Rc::clone(&tracked) }));
+            *welcome = Some(Rc::new(Welcome {
+                parameters,
+                tracked: Rc::clone(&tracked),
+                recent: RefCell::new(None),
+            }));
         }
         tracked
     }

@@ -164,12 +164,13 @@ pub(crate) trait Driver {
         options: &ListenOptions,
     ) -> io::Result<Id>;
 
+    /// The next connection and where it comes from.
     fn poll_accept(
         &mut self,
         slots: &mut Slots,
         listener: Id,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Id>>;
+    ) -> Poll<io::Result<(Id, Address)>>;
 
     /// Begins to connect; [`poll_connect`](Self::poll_connect) says how it went.
     fn connect(&mut self, slots: &mut Slots, address: &Address) -> io::Result<Id>;

@@ -56,6 +56,9 @@ pub const RECEIVE_BUFFER_BYTES: usize = 4096;
 pub const EVENTS_PER_TURN_MAX: usize = 1024;
 /// Connections the kernel holds until they are accepted, if it allows that many.
 pub const LISTEN_BACKLOG: u32 = 4096;
+/// How long a deferred connection may be silent before it is accepted all the same. The kernel counts in repetitions
+/// of its handshake, of which this is the first.
+pub const DEFERRED_SECONDS: u32 = 1;
 /// How long a listener waits when descriptors have run out.
 pub const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// How long to wait before trying again a Unix listener whose backlog is full.

@@ -1,12 +1,54 @@
 //! Random numbers: the operating system's for secrets, a seeded generator for everything that must
 //! run the same way twice.
 
+use std::cell::RefCell;
+
 /// Fills `bytes` from the operating system's generator. For keys, salts and nonces.
+///
+/// Short ones come from a store of the thread, so that not every log-in costs a system call. Bytes that were given out
+/// are wiped from it.
 ///
 /// # Panics
 /// When the system has no randomness to give; no secret may be made from anything else.
 pub fn fill(bytes: &mut [u8]) {
+    let stored = bytes.len() <= STORED_FILL_MAX
+        && STORE.try_with(|store| store.borrow_mut().give(bytes)).is_ok();
+    if !stored {
+        ask(bytes);
+    }
+}
+
+fn ask(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the operating system has no random bytes to give");
+}
+
+/// Bytes asked for at once: getrandom(2) answers up to 256 without being interrupted.
+const STORE_BYTES: usize = 256;
+/// Longest fill from the store.
+const STORED_FILL_MAX: usize = 64;
+
+/// Random bytes that nobody has seen yet: those from `used` on.
+struct Store {
+    bytes: [u8; STORE_BYTES],
+    used: usize,
+}
+
+thread_local! {
+    static STORE: RefCell<Store> =
+        const { RefCell::new(Store { bytes: [0; STORE_BYTES], used: STORE_BYTES }) };
+}
+
+impl Store {
+    fn give(&mut self, bytes: &mut [u8]) {
+        if STORE_BYTES - self.used < bytes.len() {
+            ask(&mut self.bytes);
+            self.used = 0;
+        }
+        let given = &mut self.bytes[self.used..self.used + bytes.len()];
+        bytes.copy_from_slice(given);
+        given.fill(0);
+        self.used += bytes.len();
+    }
 }
 
 /// A small, fast, seeded generator (xoshiro256**, Blackman and Vigna, "Scrambled linear pseudorandom
@@ -100,5 +142,15 @@ mod tests {
         fill(&mut a);
         fill(&mut b);
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn the_store_gives_no_byte_twice() {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..10 * STORE_BYTES {
+            let mut bytes = [0; 12];
+            fill(&mut bytes);
+            assert!(seen.insert(bytes), "given before, or not filled: {bytes:?}");
+        }
     }
 }

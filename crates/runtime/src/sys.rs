@@ -13,4 +13,6 @@ pub(crate) mod process;
 mod provided;
 #[cfg(target_os = "linux")]
 pub(crate) mod ring;
+#[cfg(target_os = "linux")]
+pub(crate) mod socket;
 pub(crate) mod waker;

@@ -246,7 +246,7 @@ pub static OPTIONS: &[PgOption] = &[
     no_effect!("syslog", "logs go to standard error"),
     no_effect!("syslog_facility", "logs go to standard error"),
     no_effect!("syslog_ident", "logs go to standard error"),
-    no_effect!("tcp_defer_accept", "a silent connection costs next to nothing"),
+    no_effect!("tcp_defer_accept", "connections are deferred always, for a second at most"),
     flag!(tcp_keepalive),
     int!(tcp_keepcnt),
     seconds!(tcp_keepidle),

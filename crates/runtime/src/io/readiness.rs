@@ -6,8 +6,8 @@
 //!    After a hang-up only end of file or an error ends reading, for there will be no further edge.
 //! 2. Bytes are read when the task asks for them, into the buffer given back last. So nothing is read that nobody
 //!    wants, an idle connection holds no buffer, and back-pressure is the socket's own.
-//! 3. TCP sockets are registered once for both directions. Unix sockets report room after every read of the
-//!    peer, so writing is watched only while it is stuck.
+//! 3. A connection is registered when its task first waits, for reading. Writing is watched when it is stuck for the
+//!    first time; on a Unix socket, which reports room after every read of the peer, only while it is stuck.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -76,25 +76,6 @@ impl<P: Poller> ReadinessDriver<P> {
         Ok(Self { poller, events: Vec::new(), bell })
     }
 
-    /// Adds a connected socket, of which nothing is known yet: the first edge will say.
-    fn open_stream(
-        &mut self,
-        slots: &mut Slots,
-        fd: std::os::fd::OwnedFd,
-        local: bool,
-    ) -> io::Result<Id> {
-        let id = slots.insert(Kind::Stream, Some(fd));
-        let slot = slots.get_mut(id);
-        slot.local = local;
-        slot.writable = true;
-        let interest = if local { Interest::Read } else { Interest::ReadWrite };
-        if let Err(error) = self.poller.add(slot.socket().as_fd(), id.pack(), interest) {
-            drop(slots.remove(id));
-            return Err(error);
-        }
-        Ok(id)
-    }
-
     fn handle(&mut self, slots: &mut Slots, event: Event) {
         if event.token == BELL {
             self.bell.hush();
@@ -119,21 +100,27 @@ impl<P: Poller> ReadinessDriver<P> {
         }
     }
 
-    /// A Unix socket is stuck: ask to be told when it takes more.
+    /// The kernel takes no more: ask to be told when it does.
     fn watch_room(&mut self, slot: &mut Slot, id: Id) {
-        if slot.local && !slot.armed {
-            slot.armed = true;
-            if let Err(error) =
-                self.poller.change(slot.socket().as_fd(), id.pack(), Interest::ReadWrite)
-            {
-                slot.fail_sending(Errno::from_io_error(&error).unwrap_or(Errno::IO));
-            }
+        if slot.watches_room {
+            return;
+        }
+        slot.watches_room = true;
+        let (fd, token) = (slot.socket().as_fd(), id.pack());
+        let asked = if slot.armed {
+            self.poller.change(fd, token, Interest::ReadWrite)
+        } else {
+            self.poller.add(fd, token, Interest::ReadWrite)
+        };
+        match asked {
+            Ok(()) => slot.armed = true,
+            Err(error) => slot.fail_sending(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         }
     }
 
     fn stop_watching_room(&mut self, slot: &mut Slot, id: Id) {
-        if slot.armed && slot.out.is_empty() {
-            slot.armed = false;
+        if slot.local && slot.watches_room && slot.out.is_empty() {
+            slot.watches_room = false;
             // On failure room is reported for nothing, that is all.
             let _tolerated = self.poller.change(slot.socket().as_fd(), id.pack(), Interest::Read);
         }
@@ -159,10 +146,9 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
         address: &Address,
         options: &ListenOptions,
     ) -> io::Result<Id> {
-        let fd = socket::listening(address, options)?;
-        let id = slots.insert(Kind::Listener, Some(fd));
+        let (fd, deferred) = socket::listening(address, options)?;
+        let id = slots.insert_listener(fd, address, deferred);
         let slot = slots.get_mut(id);
-        slot.local = matches!(address, Address::Unix(_));
         if let Err(error) = self.poller.add(slot.socket().as_fd(), id.pack(), Interest::Read) {
             drop(slots.remove(id));
             return Err(error);
@@ -175,14 +161,15 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
         slots: &mut Slots,
         listener: Id,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Id>> {
+    ) -> Poll<io::Result<(Id, Address)>> {
         let slot = slots.get_mut(listener);
-        let local = slot.local;
+        let (local, deferred) = (slot.local, slot.deferred);
         while slot.readable {
-            match socket::accept(slot.socket(), true) {
-                Ok(fd) => {
-                    socket::prepare(fd.as_fd(), local);
-                    return Poll::Ready(self.open_stream(slots, fd, local));
+            match socket::accept(slot.socket(), local) {
+                Ok((fd, address)) => {
+                    let id = slots.insert_stream(fd, local);
+                    slots.get_mut(id).readable = deferred;
+                    return Poll::Ready(Ok((id, address)));
                 }
                 Err(Errno::AGAIN) => slot.readable = false,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
@@ -195,7 +182,7 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
 
     fn connect(&mut self, slots: &mut Slots, address: &Address) -> io::Result<Id> {
         let (fd, connected) = socket::connecting(address)?;
-        let id = self.open_stream(slots, fd, matches!(address, Address::Unix(_)))?;
+        let id = slots.insert_stream(fd, matches!(address, Address::Unix(_)));
         let slot = slots.get_mut(id);
         slot.connecting = !connected;
         slot.writable = connected;
@@ -256,6 +243,11 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
             }
             buffer::give(bytes);
         }
+        if !slot.armed {
+            // What is there already is reported, too.
+            self.poller.add(slot.socket().as_fd(), id.pack(), Interest::Read)?;
+            slot.armed = true;
+        }
         slot.wait_to_read(cx);
         Poll::Pending
     }
@@ -268,17 +260,7 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
     }
 
     fn flush_dirty(&mut self, slots: &mut Slots) {
-        let mut dirty = std::mem::take(&mut slots.dirty);
-        for id in dirty.drain(..) {
-            if let Some(slot) = slots.find(id) {
-                slot.dirty = false;
-                self.flush(slots, id);
-            }
-        }
-        // The memory is kept for the next turn, unless a waker queued something meanwhile.
-        if slots.dirty.is_empty() {
-            slots.dirty = dirty;
-        }
+        slots.drain_dirty(|slots, id| self.flush(slots, id));
     }
 
     fn shutdown(&mut self, slots: &mut Slots, id: Id) -> io::Result<()> {
@@ -286,12 +268,7 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
     }
 
     fn close(&mut self, slots: &mut Slots, id: Id, abort: bool) {
-        let slot = slots.get_mut(id);
-        if abort {
-            let _gone = sockopt::set_socket_linger(slot.socket(), Some(Duration::ZERO));
-        } else if !slot.connecting && slot.kind == Kind::Stream {
-            socket::send_queued(slot);
-        }
+        slots.get_mut(id).begin_close(abort);
         // Closing the last descriptor of a socket takes it out of the kernel's lists.
         let mut slot = slots.remove(id);
         slot.out.clear();
@@ -299,21 +276,17 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
 
     fn detach(&mut self, slots: &mut Slots, id: Id) -> io::Result<Detached> {
         let mut slot = slots.remove(id);
-        if let Some(fd) = &slot.fd {
+        if slot.armed
+            && let Some(fd) = &slot.fd
+        {
             self.poller.remove(fd.as_fd());
         }
         Detached::of(&mut slot)
     }
 
     fn attach(&mut self, slots: &mut Slots, detached: Detached) -> io::Result<Id> {
-        let local = socket::is_local(detached.fd.as_fd());
         socket::set_nonblocking(&detached.fd, true)?;
-        let id = self.open_stream(slots, detached.fd, local)?;
-        if !detached.unread.is_empty() {
-            slots.get_mut(id).received.push(Chunk::copy_of(&detached.unread));
-        }
-        slots.queue(id, &detached.unsent);
-        Ok(id)
+        Ok(slots.insert_detached(detached))
     }
 
     fn watch(&mut self, slots: &mut Slots, fd: BorrowedFd<'_>) -> io::Result<Id> {

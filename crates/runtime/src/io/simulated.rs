@@ -260,9 +260,9 @@ impl Driver for Simulated {
         slots: &mut Slots,
         listener: Id,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Id>> {
+    ) -> Poll<io::Result<(Id, Address)>> {
         match self.network.accept(slots, listener) {
-            Some(id) => Poll::Ready(Ok(id)),
+            Some(id) => Poll::Ready(self.network.names(id).map(|(_, peer)| (id, peer))),
             None => {
                 slots.get_mut(listener).wait_to_read(Some(cx));
                 Poll::Pending
@@ -326,12 +326,7 @@ impl Driver for Simulated {
     }
 
     fn flush_dirty(&mut self, slots: &mut Slots) {
-        for id in std::mem::take(&mut slots.dirty) {
-            if let Some(slot) = slots.find(id) {
-                slot.dirty = false;
-                self.flush(slots, id);
-            }
-        }
+        slots.drain_dirty(|slots, id| self.flush(slots, id));
     }
 
     fn shutdown(&mut self, _slots: &mut Slots, id: Id) -> io::Result<()> {

@@ -8,12 +8,17 @@
 //! 3. An idle connection holds no memory beyond its slot.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
+use super::socket;
 use crate::buffer::{self, Chunk};
+use crate::net::{Address, Detached, Keepalive};
 
 /// Names an entry. As a `u64` it travels through the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +84,10 @@ pub(crate) struct Slot {
     pub(crate) connecting: bool,
     /// Driver's own: something of this entry is armed in the kernel.
     pub(crate) armed: bool,
+    /// Readiness: the kernel reports room for sending, too.
+    pub(crate) watches_room: bool,
+    /// A listener whose connections come with their first bytes.
+    pub(crate) deferred: bool,
     /// io_uring: a cancellation of everything on this descriptor is under way.
     pub(crate) cancelling: Cancelling,
     /// io_uring: waits for receive buffers.
@@ -157,6 +166,39 @@ impl Slot {
     pub(crate) fn wait_to_write(&mut self, cx: &Context<'_>, below: usize) {
         self.writer_below = below;
         keep_waker(&mut self.writer, cx);
+    }
+
+    /// The closing of a connection begins: what is queued goes out as far as the socket takes it now, or, with
+    /// `abort`, is thrown away and the peer sees a reset.
+    pub(crate) fn begin_close(&mut self, abort: bool) {
+        if abort {
+            let _gone = sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO));
+            self.out.clear();
+        } else if self.kind == Kind::Stream && !self.connecting && self.in_flight == 0 {
+            socket::send_queued(self);
+        }
+    }
+
+    /// Sets how a connection, or each that a listener accepts from now on, is probed when it is silent.
+    pub(crate) fn set_keepalive(&self, keepalive: Option<&Keepalive>) -> io::Result<()> {
+        let Some(fd) = self.fd.as_ref().filter(|_| !self.local) else { return Ok(()) };
+        sockopt::set_socket_keepalive(fd, keepalive.is_some())?;
+        let Some(keepalive) = keepalive else { return Ok(()) };
+        if let Some(idle) = keepalive.idle {
+            sockopt::set_tcp_keepidle(fd, idle)?;
+        }
+        if let Some(interval) = keepalive.interval {
+            sockopt::set_tcp_keepintvl(fd, interval)?;
+        }
+        if let Some(count) = keepalive.count {
+            sockopt::set_tcp_keepcnt(fd, count)?;
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(limit) = keepalive.user_timeout {
+            let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+            sockopt::set_tcp_user_timeout(fd, millis)?;
+        }
+        Ok(())
     }
 
     /// The socket.
@@ -302,6 +344,35 @@ impl Slots {
         Id { index, generation: slot.generation }
     }
 
+    /// Adds a connection, of which nothing is known yet.
+    pub(crate) fn insert_stream(&mut self, fd: OwnedFd, local: bool) -> Id {
+        let id = self.insert(Kind::Stream, Some(fd));
+        let slot = self.get_mut(id);
+        slot.local = local;
+        slot.writable = true;
+        id
+    }
+
+    /// Adds a connection that another core gave away.
+    pub(crate) fn insert_detached(&mut self, detached: Detached) -> Id {
+        let local = socket::is_local(detached.fd.as_fd());
+        let id = self.insert_stream(detached.fd, local);
+        if !detached.unread.is_empty() {
+            self.get_mut(id).received.push(Chunk::copy_of(&detached.unread));
+        }
+        self.queue(id, &detached.unsent);
+        id
+    }
+
+    /// Adds a listener.
+    pub(crate) fn insert_listener(&mut self, fd: OwnedFd, address: &Address, deferred: bool) -> Id {
+        let id = self.insert(Kind::Listener, Some(fd));
+        let slot = self.get_mut(id);
+        slot.local = matches!(address, Address::Unix(_));
+        slot.deferred = deferred;
+        id
+    }
+
     /// Takes the entry out; its id is stale from now on.
     pub(crate) fn remove(&mut self, id: Id) -> Slot {
         let generation = id.generation.wrapping_add(1);
@@ -333,6 +404,21 @@ impl Slots {
         slot.out.push(bytes);
         if !std::mem::replace(&mut slot.dirty, true) {
             self.dirty.push(id);
+        }
+    }
+
+    /// Calls `send` with each entry on which something was queued in this turn.
+    pub(crate) fn drain_dirty(&mut self, mut send: impl FnMut(&mut Slots, Id)) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            if let Some(slot) = self.find(id) {
+                slot.dirty = false;
+                send(self, id);
+            }
+        }
+        // The memory is kept for the next turn, unless a waker queued something meanwhile.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
         }
     }
 

@@ -10,11 +10,16 @@ use rustix::net::{
 };
 
 use super::slots::{Kind, Slot};
+#[cfg(target_os = "linux")]
+use crate::limits::DEFERRED_SECONDS;
 use crate::net::{Address, ListenOptions};
 
-/// A listening socket, not blocking.
-pub(super) fn listening(address: &Address, options: &ListenOptions) -> io::Result<OwnedFd> {
+/// A listening socket, not blocking; true when its connections are deferred. What every connection has is set here,
+/// and inherited.
+pub(super) fn listening(address: &Address, options: &ListenOptions) -> io::Result<(OwnedFd, bool)> {
     let socket = new_socket(address)?;
+    prepare(socket.as_fd(), matches!(address, Address::Unix(_)));
+    let mut deferred = false;
     let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
     match address {
         Address::Tcp(address) => {
@@ -26,6 +31,7 @@ pub(super) fn listening(address: &Address, options: &ListenOptions) -> io::Resul
                 sockopt::set_ipv6_v6only(&socket, true)?;
             }
             bind(&socket, address)?;
+            deferred = options.deferred && defer(&socket);
             listen(&socket, backlog)?;
         }
         Address::Unix(path) => {
@@ -40,7 +46,18 @@ pub(super) fn listening(address: &Address, options: &ListenOptions) -> io::Resul
             listen(&socket, backlog)?;
         }
     }
-    Ok(socket)
+    Ok((socket, deferred))
+}
+
+/// Has connections wait in the kernel for their first bytes; false where that cannot be had, which costs a wake-up.
+#[cfg(target_os = "linux")]
+fn defer(socket: &OwnedFd) -> bool {
+    crate::sys::socket::defer_accept(socket.as_fd(), DEFERRED_SECONDS).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn defer(_socket: &OwnedFd) -> bool {
+    false
 }
 
 /// Permission bits in the width this system has for them.
@@ -105,21 +122,37 @@ pub(super) fn prepare(socket: BorrowedFd<'_>, local: bool) {
     let _gone = sockopt::set_socket_nosigpipe(socket, true);
 }
 
-/// Takes the next connection off a listener, not blocking if `nonblocking`.
+/// Takes the next connection off a listener, not blocking, with its address.
 #[cfg(target_os = "linux")]
-pub(super) fn accept(listener: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, Errno> {
-    use rustix::net::{SocketFlags, accept_with};
-    let mut flags = SocketFlags::CLOEXEC;
-    flags.set(SocketFlags::NONBLOCK, nonblocking);
-    accept_with(listener, flags)
+pub(super) fn accept(listener: &OwnedFd, local: bool) -> Result<(OwnedFd, Address), Errno> {
+    use rustix::net::{SocketFlags, accept_with, acceptfrom_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    if local {
+        return Ok((accept_with(listener, flags)?, nameless()));
+    }
+    let (socket, address) = acceptfrom_with(listener, flags)?;
+    Ok((socket, address.and_then(|any| Address::of(&any).ok()).unwrap_or_else(nameless)))
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn accept(listener: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, Errno> {
-    let socket = rustix::net::accept(listener)?;
+pub(super) fn accept(listener: &OwnedFd, local: bool) -> Result<(OwnedFd, Address), Errno> {
+    let (socket, address) = rustix::net::acceptfrom(listener)?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-    ioctl_fionbio(&socket, nonblocking)?;
-    Ok(socket)
+    ioctl_fionbio(&socket, true)?;
+    prepare(socket.as_fd(), local);
+    let address = address.filter(|_| !local).and_then(|any| Address::of(&any).ok());
+    Ok((socket, address.unwrap_or_else(nameless)))
+}
+
+/// Where an accepted connection comes from. A peer that is gone again has no address; reading will tell.
+#[cfg(target_os = "linux")]
+pub(super) fn peer(socket: &OwnedFd, local: bool) -> Address {
+    let ask = || Address::of(&rustix::net::getpeername(socket).ok()??).ok();
+    if local { nameless() } else { ask().unwrap_or_else(nameless) }
+}
+
+fn nameless() -> Address {
+    Address::Unix("".into())
 }
 
 /// Where a socket is, and its peer; a listener's peer is a socket without a name.
@@ -128,8 +161,8 @@ pub(super) fn names(slot: &Slot) -> io::Result<(Address, Address)> {
     let local = Address::of(&rustix::net::getsockname(fd)?)?;
     let peer = match rustix::net::getpeername(fd) {
         Ok(Some(peer)) => Address::of(&peer)?,
-        Ok(None) => Address::Unix("".into()),
-        Err(Errno::NOTCONN) if slot.kind == Kind::Listener => Address::Unix("".into()),
+        Ok(None) => nameless(),
+        Err(Errno::NOTCONN) if slot.kind == Kind::Listener => nameless(),
         Err(error) => return Err(error.into()),
     };
     Ok((local, peer))
@@ -222,4 +255,38 @@ fn plain_socket(family: AddressFamily) -> io::Result<OwnedFd> {
 /// Makes a socket blocking or not.
 pub(super) fn set_nonblocking(socket: &OwnedFd, nonblocking: bool) -> io::Result<()> {
     Ok(ioctl_fionbio(socket, nonblocking)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::slots::Slots;
+    use crate::net::Keepalive;
+
+    #[test]
+    fn what_a_listener_is_set_to_its_connections_inherit() {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let (listener, _) = listening(&any, &ListenOptions::default()).expect("a free port");
+        let mut slots = Slots::default();
+        let id = slots.insert_listener(listener, &any, false);
+        let idle = std::time::Duration::from_secs(77);
+        let keepalive = Keepalive { idle: Some(idle), ..Keepalive::default() };
+        slots.get_mut(id).set_keepalive(Some(&keepalive)).expect("set");
+        let (address, _) = names(slots.get_mut(id)).expect("bound");
+        let (client, _) = connecting(&address).expect("begun");
+        ioctl_fionbio(&client, false).expect("blocking");
+        let (server, from) = loop {
+            match accept(slots.get_mut(id).socket(), false) {
+                Err(Errno::AGAIN) => std::thread::yield_now(),
+                accepted => break accepted.expect("accepted"),
+            }
+        };
+        assert_eq!(
+            from,
+            Address::of(&rustix::net::getsockname(&client).expect("open")).expect("TCP")
+        );
+        assert!(sockopt::tcp_nodelay(&server).expect("a TCP socket"));
+        assert!(sockopt::socket_keepalive(&server).expect("a socket"));
+        assert_eq!(sockopt::tcp_keepidle(&server).expect("a TCP socket"), idle);
+    }
 }

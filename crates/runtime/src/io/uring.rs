@@ -26,7 +26,9 @@ use crate::buffer::{self, Chunk};
 use crate::clock::{self, Time};
 use crate::executor::remote::Bell;
 use crate::fs::{Operation, Outcome};
-use crate::limits::{ACCEPTED_MAX, DIRECT_SEND_CONNECTIONS, RECEIVE_QUEUE_BYTES_MAX};
+use crate::limits::{
+    ACCEPTED_MAX, DIRECT_SEND_BYTES, DIRECT_SEND_CONNECTIONS, RECEIVE_QUEUE_BYTES_MAX,
+};
 use crate::net::{Address, Detached, ListenOptions};
 use crate::sys::ring::{Completion, Ring, Wait};
 
@@ -69,14 +71,6 @@ impl Uring {
         ring.watch_bell(bell.as_fd());
         let (files, starved) = (files::Files::default(), VecDeque::new());
         Ok(Self { ring, bell, files, starved, scarce: buffers / 4, completions: Vec::new() })
-    }
-
-    fn open_stream(slots: &mut Slots, fd: OwnedFd, local: bool) -> Id {
-        let id = slots.insert(Kind::Stream, Some(fd));
-        let slot = slots.get_mut(id);
-        slot.local = local;
-        slot.writable = true;
-        id
     }
 
     fn arm(&mut self, slots: &mut Slots, id: Id) {
@@ -351,11 +345,9 @@ impl Driver for Uring {
         address: &Address,
         options: &ListenOptions,
     ) -> io::Result<Id> {
-        let fd = socket::listening(address, options)?;
+        let (fd, deferred) = socket::listening(address, options)?;
         socket::set_nonblocking(&fd, false)?;
-        let id = slots.insert(Kind::Listener, Some(fd));
-        slots.get_mut(id).local = matches!(address, Address::Unix(_));
-        Ok(id)
+        Ok(slots.insert_listener(fd, address, deferred))
     }
 
     fn poll_accept(
@@ -363,11 +355,12 @@ impl Driver for Uring {
         slots: &mut Slots,
         listener: Id,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Id>> {
+    ) -> Poll<io::Result<(Id, Address)>> {
         let slot = slots.get_mut(listener);
         let local = slot.local;
         if let Some(fd) = slot.accepted.as_mut().and_then(|accepted| accepted.pop_front()) {
-            return Poll::Ready(Ok(Self::open_stream(slots, fd, local)));
+            let address = socket::peer(&fd, local);
+            return Poll::Ready(Ok((slots.insert_stream(fd, local), address)));
         }
         if let Some(error) = slot.receive_error.take() {
             return Poll::Ready(Err(error.into()));
@@ -383,7 +376,7 @@ impl Driver for Uring {
 
     fn connect(&mut self, slots: &mut Slots, address: &Address) -> io::Result<Id> {
         let (fd, connected) = socket::connecting(address)?;
-        let id = Self::open_stream(slots, fd, matches!(address, Address::Unix(_)));
+        let id = slots.insert_stream(fd, matches!(address, Address::Unix(_)));
         let slot = slots.get_mut(id);
         slot.connecting = true;
         slot.writable = connected;
@@ -439,23 +432,18 @@ impl Driver for Uring {
     }
 
     fn flush_dirty(&mut self, slots: &mut Slots) {
-        let mut dirty = std::mem::take(&mut slots.dirty);
-        let few = dirty.len() < DIRECT_SEND_CONNECTIONS;
-        for id in dirty.drain(..) {
-            let Some(slot) = slots.find(id) else { continue };
-            slot.dirty = false;
+        let few = slots.dirty.len() < DIRECT_SEND_CONNECTIONS;
+        slots.drain_dirty(|slots, id| {
+            let slot = slots.get_mut(id);
             if slot.kind != Kind::Stream || slot.connecting {
-                continue;
+                return;
             }
-            if few || slot.out.len() >= crate::limits::DIRECT_SEND_BYTES {
+            if few || slot.out.len() >= DIRECT_SEND_BYTES {
                 self.flush(slots, id);
             } else {
                 self.submit_send(slots, id);
             }
-        }
-        if slots.dirty.is_empty() {
-            slots.dirty = dirty;
-        }
+        });
     }
 
     fn shutdown(&mut self, slots: &mut Slots, id: Id) -> io::Result<()> {
@@ -464,12 +452,7 @@ impl Driver for Uring {
 
     fn close(&mut self, slots: &mut Slots, id: Id, abort: bool) {
         let slot = slots.get_mut(id);
-        if abort {
-            let _gone = sockopt::set_socket_linger(slot.socket(), Some(Duration::ZERO));
-            slot.out.clear();
-        } else if slot.kind == Kind::Stream && !slot.connecting && slot.in_flight == 0 {
-            socket::send_queued(slot);
-        }
+        slot.begin_close(abort);
         slot.kind = Kind::Closing;
         slot.reader = None;
         slot.writer = None;
@@ -494,14 +477,8 @@ impl Driver for Uring {
     }
 
     fn attach(&mut self, slots: &mut Slots, detached: Detached) -> io::Result<Id> {
-        let local = socket::is_local(detached.fd.as_fd());
         socket::set_nonblocking(&detached.fd, false)?;
-        let id = Self::open_stream(slots, detached.fd, local);
-        if !detached.unread.is_empty() {
-            slots.get_mut(id).received.push(Chunk::copy_of(&detached.unread));
-        }
-        slots.queue(id, &detached.unsent);
-        Ok(id)
+        Ok(slots.insert_detached(detached))
     }
 
     fn watch(&mut self, slots: &mut Slots, _fd: BorrowedFd<'_>) -> io::Result<Id> {

@@ -256,34 +256,12 @@ impl Stream {
         None
     }
 
-    /// Has a silent connection probed. Does nothing to a Unix socket, nor to a simulated one.
+    /// Has a silent connection probed; `None`: no longer. Does nothing to a Unix socket, nor to a simulated one.
     ///
     /// # Errors
     /// When the system refuses a value.
-    pub fn set_keepalive(&self, keepalive: &Keepalive) -> io::Result<()> {
-        if self.is_unix() || crate::io::backend() == crate::io::Backend::Simulated {
-            return Ok(());
-        }
-        self.with_socket(|fd| {
-            sockopt::set_socket_keepalive(fd, true)?;
-            if let Some(idle) = keepalive.idle {
-                sockopt::set_tcp_keepidle(fd, idle)?;
-            }
-            if let Some(interval) = keepalive.interval {
-                sockopt::set_tcp_keepintvl(fd, interval)?;
-            }
-            if let Some(count) = keepalive.count {
-                sockopt::set_tcp_keepcnt(fd, count)?;
-            }
-            #[cfg(target_os = "linux")]
-            if let Some(limit) = keepalive.user_timeout {
-                sockopt::set_tcp_user_timeout(
-                    fd,
-                    u32::try_from(limit.as_millis()).unwrap_or(u32::MAX),
-                )?;
-            }
-            Ok(())
-        })
+    pub fn set_keepalive(&self, keepalive: Option<&Keepalive>) -> io::Result<()> {
+        self.with_slot(|slot| slot.set_keepalive(keepalive))
     }
 
     /// Whether it is a Unix socket.

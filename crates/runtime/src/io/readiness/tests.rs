@@ -67,13 +67,15 @@ impl Scene {
         buffer::open(4, BUFFER_BYTES);
         let script = Script::default();
         let bell = Box::leak(Box::new(Bell::new().expect("a bell")));
-        let mut driver = ReadinessDriver::new(script.clone(), bell).expect("a driver");
+        let driver = ReadinessDriver::new(script.clone(), bell).expect("a driver");
         let mut slots = Slots::default();
         let kind = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC);
         let (ours, peer) = socketpair(kind.0, kind.1, kind.2, None).expect("a pair");
-        let id = driver.open_stream(&mut slots, ours, true).expect("added");
-        script.calls.borrow_mut().clear();
-        Self { script, driver, slots, id, peer }
+        let id = slots.insert_stream(ours, true);
+        let mut scene = Self { script, driver, slots, id, peer };
+        assert_eq!(scene.recv(), None, "the first wait registers the connection");
+        assert_eq!(scene.calls().pop(), Some(Call::Add(id.pack(), Interest::Read)));
+        scene
     }
 
     fn write(&self, bytes: &[u8]) {
@@ -161,13 +163,25 @@ fn room_is_watched_only_while_sending_is_stuck() {
 }
 
 #[test]
+fn a_connection_that_is_stuck_before_it_ever_waited_is_registered_once() {
+    let mut scene = Scene::new();
+    let kind = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC);
+    let (ours, peer) = socketpair(kind.0, kind.1, kind.2, None).expect("a pair");
+    (scene.id, scene.peer) = (scene.slots.insert_stream(ours, true), peer);
+    scene.slots.queue(scene.id, &vec![7; 8 << 20]);
+    scene.driver.flush_dirty(&mut scene.slots);
+    assert_eq!(scene.recv(), None);
+    assert_eq!(scene.calls(), [Call::Add(scene.id.pack(), Interest::ReadWrite)]);
+}
+
+#[test]
 fn an_event_of_an_entry_that_is_gone_touches_nobody() {
     let mut scene = Scene::new();
     let stale = scene.id;
     scene.driver.close(&mut scene.slots, stale, false);
     let kind = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC);
     let (ours, peer) = socketpair(kind.0, kind.1, kind.2, None).expect("a pair");
-    scene.id = scene.driver.open_stream(&mut scene.slots, ours, true).expect("added");
+    scene.id = scene.slots.insert_stream(ours, true);
     scene.peer = peer;
     assert_eq!(scene.id.index, stale.index, "the slot is used again");
     scene.write(b"abc");

@@ -18,6 +18,7 @@ on_real_drivers!(
     a_connection_moves_to_another_core_with_its_bytes,
     a_wake_from_another_thread_ends_the_sleep_of_a_core,
     listeners_share_a_port,
+    a_deferred_connection_comes_with_its_first_bytes_and_a_silent_one_later,
     signals_reach_a_parked_core,
     descriptors_reused_at_once_see_no_stale_events,
 );
@@ -111,6 +112,28 @@ async fn listeners_share_a_port() {
     let accepted = (first.await.expect("ends"), second.await.expect("ends"));
     assert_eq!(accepted.0 + accepted.1, 200);
     assert!(accepted.0 > 0 && accepted.1 > 0, "spread over both: {accepted:?}");
+}
+
+async fn a_deferred_connection_comes_with_its_first_bytes_and_a_silent_one_later() {
+    let options = ListenOptions { deferred: true, ..ListenOptions::default() };
+    let listener = Listener::bind(&"127.0.0.1:0".parse().expect("an address"), &options);
+    let listener = listener.expect("a free port");
+    let silent = Stream::connect(&listener.local_address()).await.expect("somebody listens");
+    let client = Stream::connect(&listener.local_address()).await.expect("somebody listens");
+    client.send(b"first").await.expect("sent");
+    let (server, address) = listener.accept().await.expect("a connection");
+    assert_eq!(
+        address,
+        client.local_address().expect("open"),
+        "who speaks is not behind who does not"
+    );
+    assert_eq!(read(&server, 5).await, b"first");
+    let (server, address) = listener.accept().await.expect("a connection");
+    assert_eq!(address, silent.local_address().expect("open"));
+    server.send(b"well?").await.expect("sent");
+    assert_eq!(read(&silent, 5).await, b"well?");
+    silent.send(b"yes").await.expect("sent");
+    assert_eq!(read(&server, 3).await, b"yes");
 }
 
 async fn signals_reach_a_parked_core() {
