@@ -150,6 +150,9 @@ impl Route {
     pub(crate) fn configure(&self, rules: &Arc<Rules>, rule: RouteRule) {
         self.config.set(Config::new(rules, &rule));
         self.rule.replace(Rc::new(rule));
+        if let Some(welcome) = &*self.welcome.borrow() {
+            welcome.recent.replace(None);
+        }
     }
 
     /// Remembers what a server said at login, the first time.
