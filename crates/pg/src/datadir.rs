@@ -1,6 +1,7 @@
 //! Files of a data directory: what their names and bytes mean.
 
 pub mod backup_label;
+pub mod boot;
 pub mod control;
 pub mod layout;
 pub mod relation;

@@ -1,4 +1,4 @@
-//! `global/pg_control` of Postgres 13 to 16 (`catalog/pg_control.h`, version 1300).
+//! `global/pg_control` of Postgres 13 to 18 (`catalog/pg_control.h`, versions 1300, 1700 and 1800).
 
 use std::fmt;
 
@@ -54,18 +54,20 @@ pub enum ControlError {
 }
 
 impl ControlFile {
-    const VERSION: u32 = 1300;
-    const CHECKSUM_AT: usize = 288;
-    /// Bytes of the structure with its checksum at the end.
+    /// Bytes that the checksum covers up to 17; it stands behind them.
+    pub(super) const CHECKSUM_AT: usize = 288;
+    /// Bytes of that structure with its checksum at the end.
     pub const BYTES: usize = Self::CHECKSUM_AT + 4;
 
     pub fn parse(bytes: &[u8]) -> Result<ControlFile, ControlError> {
-        let found = u32_at(bytes, Self::CHECKSUM_AT).ok_or(ControlError::TooShort)?;
         let version = u32_at(bytes, 8).ok_or(ControlError::TooShort)?;
-        if version != Self::VERSION {
-            return Err(ControlError::Version(version));
-        }
-        let covered = bytes.get(..Self::CHECKSUM_AT).ok_or(ControlError::TooShort)?;
+        let checksum_at = match version {
+            1300 | 1700 => Self::CHECKSUM_AT,
+            1800 => Self::CHECKSUM_AT + 4, // one more field: the signedness of `char`
+            _ => return Err(ControlError::Version(version)),
+        };
+        let found = u32_at(bytes, checksum_at).ok_or(ControlError::TooShort)?;
+        let covered = bytes.get(..checksum_at).ok_or(ControlError::TooShort)?;
         if crc32c::crc32c(covered) != found {
             return Err(ControlError::Checksum);
         }

@@ -1,15 +1,15 @@
-//! `pg_filenode.map` of Postgres up to 15: which file a mapped catalog is in (`utils/cache/relmapper.c`).
+//! `pg_filenode.map`: which file a mapped catalog is in (`utils/cache/relmapper.c`).
 
 use std::fmt;
 
 use crate::oid::Oid;
 use crate::wal::cursor::{Cursor, u32_at};
 
-/// Bytes of the file (and of the data of a `RelMap/UPDATE` record).
+/// Bytes of the file (and of the data of a `RelMap/UPDATE` record) up to Postgres 15.
 pub const FILE_BYTES: usize = 512;
+/// The same from Postgres 16 on: room for 64 mappings instead of 62, and no padding at the end.
+pub const FILE_BYTES_16: usize = 524;
 const MAGIC: u32 = 0x0059_2717;
-const MAPPINGS_MAX: usize = 62;
-const CHECKSUM_AT: usize = 504;
 
 /// The map: (relation, file) pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,21 +23,24 @@ pub struct RelationMapError(pub &'static str);
 
 impl RelationMap {
     pub fn parse(bytes: &[u8]) -> Result<RelationMap, RelationMapError> {
-        if bytes.len() != FILE_BYTES {
-            return Err(RelationMapError("wrong length"));
-        }
-        let covered = bytes.get(..CHECKSUM_AT).unwrap_or_default();
-        if u32_at(bytes, CHECKSUM_AT) != Some(crc32c::crc32c(covered)) {
+        let mappings_max = match bytes.len() {
+            FILE_BYTES => 62,
+            FILE_BYTES_16 => 64,
+            _ => return Err(RelationMapError("wrong length")),
+        };
+        let checksum_at = 8 + mappings_max * 8;
+        let covered = bytes.get(..checksum_at).unwrap_or_default();
+        if u32_at(bytes, checksum_at) != Some(crc32c::crc32c(covered)) {
             return Err(RelationMapError("incorrect checksum"));
         }
-        RelationMap::fields(covered).ok_or(RelationMapError("wrong magic number or count"))
+        RelationMap::fields(covered, mappings_max).ok_or(RelationMapError("wrong magic number or count"))
     }
 
-    fn fields(bytes: &[u8]) -> Option<RelationMap> {
+    fn fields(bytes: &[u8], mappings_max: usize) -> Option<RelationMap> {
         let mut cursor = Cursor::new(bytes);
         let magic = cursor.u32()?;
         let count = cursor.count()?;
-        if magic != MAGIC || count > MAPPINGS_MAX {
+        if magic != MAGIC || count > mappings_max {
             return None;
         }
         let mut mappings = Vec::with_capacity(count);

@@ -2,6 +2,8 @@
 
 mod auth;
 #[cfg(test)]
+mod boot;
+#[cfg(test)]
 mod cluster;
 #[cfg(test)]
 mod datadir;

@@ -34,10 +34,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Bytes of the structure in Postgres 13 to 16.
+    /// Bytes of the structure.
     pub const BYTES: usize = 88;
 
-    /// Reads the structure of Postgres 13 to 16.
+    /// Reads the structure of Postgres 13 to 18: 17 put `wal_level` into what was padding behind
+    /// `fullPageWrites`.
     pub fn parse(bytes: &[u8], shutdown: bool) -> Option<Checkpoint> {
         let mut cursor = Cursor::new(bytes);
         let redo = cursor.lsn()?;
@@ -76,6 +77,31 @@ impl Checkpoint {
     }
 }
 
+impl Checkpoint {
+    /// Appends the structure of Postgres 13 to 16.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let word = |out: &mut Vec<u8>, word: u32| out.extend_from_slice(&word.to_le_bytes());
+        out.extend_from_slice(&self.redo.0.to_le_bytes());
+        word(out, self.timeline);
+        word(out, self.previous_timeline);
+        out.extend_from_slice(&[u8::from(self.full_page_writes), 0, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(&self.next_xid.to_le_bytes());
+        word(out, self.next_oid.0);
+        word(out, self.next_multi);
+        word(out, self.next_multi_offset);
+        word(out, self.oldest_xid);
+        word(out, self.oldest_xid_database.0);
+        word(out, self.oldest_multi);
+        word(out, self.oldest_multi_database.0);
+        word(out, 0); // alignment
+        out.extend_from_slice(&self.time.to_le_bytes());
+        word(out, self.oldest_commit_timestamp_xid);
+        word(out, self.newest_commit_timestamp_xid);
+        word(out, self.oldest_active_xid);
+        word(out, 0); // alignment
+    }
+}
+
 /// Settings that a standby must match, and two that change what is logged (`xl_parameter_change`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameters {
@@ -110,7 +136,7 @@ pub(super) fn changes<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
             previous_timeline: cursor.u32()?,
         },
         0xD0 => Change::ContrecordOverwritten { lost: cursor.lsn()?, time: cursor.i64()? },
-        _ => return Some(Vec::new()), // NOOP, and images, which are pages
+        _ => return Some(Vec::new()), // NOOP, CHECKPOINT_REDO, and images, which are pages
     };
     Some(vec![change])
 }
