@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: measures Howdah's pooler and PgBouncer side by side on one machine.
 //!
 //! 1. Starts a throw-away PostgreSQL 15 on tmpfs (without fsync: the server is not what is measured).
-//! 2. Starts each pooler in a session of its own, from the same `pgbouncer.ini`.
+//! 2. Starts each pooler in a session of its own, from the same `pgbouncer.ini`. PgBouncer twice: reaching the server
+//!    over TCP, as `host=127.0.0.1` in its documentation has it, and over a unix socket.
 //! 3. Runs each cell (workload, clients) in interleaved rounds: every target once before any twice.
 //! 4. Prints medians and ratios; `--write` puts them into docs/benchmarks.md with command, commit and machine.
 
@@ -30,7 +31,7 @@ pub(crate) fn run(arguments: Vec<String>) -> Result<(), String> {
     let mut poolers = target::prepare(&options, &server)?;
     let mut report = Report::new(&options, &server, &poolers);
     for cell in plan::cells(&options) {
-        for round in 0..options.rounds {
+        for round in 0..cell.rounds(&options) {
             for index in plan::order(poolers.len(), round) {
                 let pooler = &mut poolers[index];
                 if !cell.applies_to(pooler) {

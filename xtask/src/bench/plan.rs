@@ -61,6 +61,11 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
+    /// Calls are counted, not timed: a second round would count the same.
+    pub(crate) fn rounds(self, options: &Options) -> usize {
+        if self.workload == Workload::Calls { 1 } else { options.rounds }
+    }
+
     /// The server itself is measured only where it can be: it has few connections and no CPU time of its own to tell.
     pub(crate) fn applies_to(self, target: &Target) -> bool {
         target.is_pooler()
@@ -85,7 +90,7 @@ pub(crate) fn cells(options: &Options) -> Vec<Cell> {
             Workload::Pipeline | Workload::Churn => vec![16],
             Workload::Connect => vec![4],
             Workload::Crowd => vec![options.crowd],
-            Workload::Calls => vec![1, 16, 100],
+            Workload::Calls => vec![16, 100],
         };
         cells.extend(clients.into_iter().map(|clients| Cell { workload: *workload, clients }));
     }

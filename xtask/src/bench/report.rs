@@ -110,11 +110,16 @@ impl Report {
         median(&values)
     }
 
-    /// Ratio to PgBouncer of a figure where less is better.
-    fn ratio(&self, cell: Cell, target: &str, name: &str) -> Option<f64> {
-        let peer = self.value(cell, "pgbouncer", name)?;
-        (target != "pgbouncer" && peer > 0.0)
-            .then(|| self.value(cell, target, name).map(|own| own / peer))?
+    /// The PgBouncers that were measured.
+    fn peers(&self) -> impl Iterator<Item = &str> {
+        self.targets.iter().map(|(name, _)| &**name).filter(|name| name.starts_with("pgbouncer"))
+    }
+
+    /// Ratio to a peer of a figure where less is better; none between PgBouncers.
+    fn ratio(&self, cell: Cell, target: &str, peer: &str, name: &str) -> Option<f64> {
+        let theirs = self.value(cell, peer, name)?;
+        (!target.starts_with("pgbouncer") && theirs > 0.0)
+            .then(|| self.value(cell, target, name).map(|own| own / theirs))?
     }
 
     fn row(&self, cell: Cell, target: &str) -> Option<Vec<String>> {
@@ -124,10 +129,10 @@ impl Report {
         for name in names {
             row.push(self.value(cell, target, name).map_or_else(|| "-".to_owned(), short));
         }
-        row.push(
-            self.ratio(cell, target, main)
-                .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
-        );
+        for peer in self.peers() {
+            let ratio = self.ratio(cell, target, peer, main);
+            row.push(ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
+        }
         Some(row)
     }
 
@@ -149,13 +154,12 @@ impl Report {
 
     fn markdown(&self) -> String {
         let mut text = format!(
-            "Command: `{}`. Commit {}, {}.\nMachine: {}.\nServer: {}, fsync off, on tmpfs; link to it: {}.\n\n",
+            "Command: `{}`. Commit {}, {}.\nMachine: {}.\nServer: {}, fsync off, on tmpfs.\n\n",
             self.options.command,
             machine::commit(),
             machine::date(),
             machine::description(),
             self.server,
-            if self.options.unix_link { "unix socket" } else { "loopback TCP" },
         );
         for (name, description) in &self.targets {
             let _infallible = writeln!(text, "- {name}: {description}");
@@ -194,8 +198,11 @@ impl Report {
         for name in names {
             let _infallible = write!(text, " {} |", heading(name));
         }
-        let _infallible = writeln!(text, " {} / PgBouncer |", heading(main));
-        let _infallible = writeln!(text, "|---|--:|---|{}--:|", "--:|".repeat(names.len()));
+        for peer in self.peers() {
+            let _infallible = write!(text, " {} / {peer} |", heading(main));
+        }
+        let columns = names.len() + self.peers().count();
+        let _infallible = writeln!(text, "\n|---|--:|---|{}", "--:|".repeat(columns));
         for cell in cells {
             for (target, _) in &self.targets {
                 if let Some(row) = self.row(cell, target) {
@@ -206,7 +213,7 @@ impl Report {
     }
 }
 
-/// The columns of a workload, and the one that is compared with PgBouncer.
+/// The columns of a workload, and the one that is compared with each PgBouncer.
 fn columns(workload: Workload) -> (&'static [&'static str], &'static str) {
     match workload {
         Workload::Crowd => (

@@ -27,6 +27,8 @@ pub(crate) struct Target {
     name: String,
     /// What the report says about it.
     pub(crate) description: String,
+    /// How it reaches the server: a unix socket, or loopback TCP.
+    unix_link: bool,
     /// The command line before the configuration file; `None`: the server itself.
     command: Option<Vec<String>>,
     after: Vec<String>,
@@ -82,7 +84,7 @@ impl Target {
         let mut after = Vec::new();
         let (command, description) = match name {
             "direct" => (None, format!("{} itself", server.version)),
-            "pgbouncer" => {
+            "pgbouncer" | "pgbouncer-unix" => {
                 let program = pgbouncer::newest()?;
                 (Some(program.command), program.version)
             }
@@ -117,8 +119,23 @@ impl Target {
         if command.is_none() {
             trust.port = server.port;
         }
-        let (folder, user) = (server.folder.clone(), server.user);
-        Ok(Self { name: name.to_owned(), description, command, after, folder, user, trust, secure })
+        let unix_link = match name {
+            "pgbouncer" | "pgbouncer-debian" | "direct" => false,
+            "pgbouncer-unix" => true,
+            _ => options.unix_link,
+        };
+        let link = if unix_link { "unix socket" } else { "loopback TCP" };
+        Ok(Self {
+            name: name.to_owned(),
+            description: format!("{description}; server by {link}"),
+            unix_link,
+            command,
+            after,
+            folder: server.folder.clone(),
+            user: server.user,
+            trust,
+            secure,
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -145,7 +162,7 @@ impl Target {
     ) -> Result<(), String> {
         let users = self.folder.join("users.txt");
         write(&users, &format!("\"bench\" \"{secret}\"\n"), self.user)?;
-        let host = if options.unix_link {
+        let host = if self.unix_link {
             server.socket_folder().display().to_string()
         } else {
             "127.0.0.1".to_owned()
