@@ -15,15 +15,21 @@ use crate::wal::segment::{
     CONTRECORD, LONG_HEADER, LONG_HEADER_BYTES, PAGE_BYTES, SHORT_HEADER_BYTES, WalVersion,
 };
 
-/// Bytes of the checkpoint record: header, chunk header, `CheckPoint`.
-const RECORD_BYTES: usize = RECORD_HEADER_BYTES + 2 + Checkpoint::BYTES;
-const RECORD_HEADER_BYTES: usize = 24;
+/// Bytes of the checkpoint record: header 24, chunk header 2, `CheckPoint`.
+const RECORD_BYTES: u32 = 26 + CHECKPOINT_BYTES as u32;
+const CHECKPOINT_BYTES: u8 = 88;
+/// [`PAGE_BYTES`] as a length in memory, and as a field.
+const WAL_PAGE: usize = 8192;
+const WAL_PAGE_FIELD: u32 = 8192;
 /// Bytes of the record's header that its checksum covers.
 const CRC_AT: usize = 20;
 /// A short chunk of main data (`XLR_BLOCK_ID_DATA_SHORT`).
 const DATA_SHORT: u8 = 255;
 /// The first transaction id that a user's transaction can have.
 const FIRST_NORMAL_XID: u32 = 3;
+
+const _: () = assert!(CHECKPOINT_BYTES as usize == Checkpoint::BYTES);
+const _: () = assert!(WAL_PAGE as u64 == PAGE_BYTES && WAL_PAGE_FIELD as u64 == PAGE_BYTES);
 
 /// What is known of a cluster as of one moment.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +114,7 @@ impl BootImage {
 /// Where a record begins that follows one which ends here.
 pub fn place_of_record(end: Lsn, segment_bytes: u32) -> Lsn {
     let aligned = end.align_up();
-    if aligned.0 % PAGE_BYTES == 0 {
+    if aligned.0.is_multiple_of(PAGE_BYTES) {
         return aligned + header_bytes(aligned, segment_bytes) as u64;
     }
     aligned
@@ -188,8 +194,8 @@ fn check(facts: &Facts<'_>, before: &ControlFile) -> Result<(), BootError> {
 }
 
 /// The low half of a full transaction id.
-const fn xid(full: u64) -> u32 {
-    (full & 0xFFFF_FFFF) as u32
+fn xid(full: u64) -> u32 {
+    u32::try_from(full & 0xFFFF_FFFF).unwrap_or(0)
 }
 
 const fn header_bytes(page: Lsn, segment_bytes: u32) -> usize {
@@ -208,7 +214,7 @@ struct Pages {
 impl Pages {
     /// What stands before the record on its page.
     fn begin(&mut self, wal: &[u8], end: Lsn, record: Lsn) {
-        let page = PAGE_BYTES as usize;
+        let page = WAL_PAGE;
         if wal.is_empty() && end > self.start {
             // As if the rest of an earlier record stood here: readers pass over it.
             let before =
@@ -227,12 +233,12 @@ impl Pages {
     /// A record's bytes, around page headers.
     fn write(&mut self, mut record: &[u8]) {
         while !record.is_empty() {
-            let used = self.bytes.len() % PAGE_BYTES as usize;
+            let used = self.bytes.len() % WAL_PAGE;
             if used == 0 {
                 self.header(record.len());
                 continue;
             }
-            let room = (PAGE_BYTES as usize - used).min(record.len());
+            let room = (WAL_PAGE - used).min(record.len());
             let Some((here, rest)) = record.split_at_checked(room) else { return };
             self.bytes.extend_from_slice(here);
             record = rest;
@@ -254,17 +260,17 @@ impl Pages {
         if long {
             out.extend_from_slice(&self.system_identifier.to_le_bytes());
             out.extend_from_slice(&self.segment_bytes.to_le_bytes());
-            out.extend_from_slice(&(PAGE_BYTES as u32).to_le_bytes());
+            out.extend_from_slice(&WAL_PAGE_FIELD.to_le_bytes());
         }
     }
 }
 
 /// The shutdown checkpoint as a record.
 fn record(counters: &Checkpoint, previous: Lsn) -> Vec<u8> {
-    let mut data = vec![DATA_SHORT, Checkpoint::BYTES as u8];
+    let mut data = vec![DATA_SHORT, CHECKPOINT_BYTES];
     counters.write(&mut data);
-    let mut record = Vec::with_capacity(RECORD_BYTES);
-    record.extend_from_slice(&(RECORD_BYTES as u32).to_le_bytes());
+    let mut record = Vec::with_capacity(128);
+    record.extend_from_slice(&RECORD_BYTES.to_le_bytes());
     record.extend_from_slice(&0_u32.to_le_bytes()); // no transaction
     record.extend_from_slice(&previous.0.to_le_bytes());
     record.extend_from_slice(&[0x00, Rmgr::XLOG.0, 0, 0]); // XLOG_CHECKPOINT_SHUTDOWN

@@ -100,7 +100,7 @@ fn check_reads_back(end: u64, checkpoint: u64, pages: u64) {
     let mut decoder = StreamDecoder::at_record(image.checkpoint, SEGMENT)
         .expect_system(SYSTEM)
         .assume_version(WalVersion::V15);
-    let at = (image.checkpoint.0 - image.wal_start.0) as usize;
+    let at = usize::try_from(image.checkpoint.0 - image.wal_start.0).unwrap();
     let mut input = &image.wal[at..];
     let raw = decoder.next(&mut input).unwrap().unwrap();
     assert_eq!((raw.lsn, raw.end_lsn.0), (image.checkpoint, image.end.0));
