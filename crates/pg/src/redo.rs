@@ -27,7 +27,6 @@ use crate::wal::block::Block;
 use crate::wal::cursor::Cursor;
 use crate::wal::record::{Record, RecordKind};
 use crate::wal::rmgr::Rmgr;
-use crate::wal::segment::WalVersion;
 
 /// What became of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +60,7 @@ pub struct RedoError {
 /// The reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// We cannot redo this kind of record (or this major version's).
+    /// We cannot redo this kind of record.
     Unsupported,
     /// The record needs an earlier version of the page, but the page is empty.
     NoPage,
@@ -119,9 +118,6 @@ pub fn redo(
         if !adds_to_image(record, block_id) {
             return Ok(Outcome::Applied);
         }
-    }
-    if record.version != WalVersion::V15 {
-        return Err(error(Fault::Unsupported));
     }
     if block.will_init {
         page.fill(0);

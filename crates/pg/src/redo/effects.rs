@@ -12,7 +12,6 @@ use crate::oid::Oid;
 use crate::wal::error::{WalError, WalErrorKind};
 use crate::wal::record::Record;
 use crate::wal::rmgr::Rmgr;
-use crate::wal::segment::WalVersion;
 
 pub use xact::{PreparedHeader, prepared_header};
 pub use xlog::{Checkpoint, Parameters};
@@ -173,10 +172,6 @@ pub const fn has_effects(rmgr: Rmgr) -> bool {
 pub fn effects<'a>(record: &Record<'a>) -> Result<Vec<Change<'a>>, WalError> {
     if !has_effects(record.rmgr()) {
         return Ok(Vec::new());
-    }
-    if record.version != WalVersion::V15 {
-        let kind = WalErrorKind::Version(record.version.major());
-        return Err(WalError { lsn: record.lsn, kind });
     }
     if record.kind().name().is_none() {
         let kind = WalErrorKind::UnknownKind { rmgr: record.rmgr().0, info: record.kind_bits() };

@@ -67,6 +67,10 @@ fn delete(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
     let mut cursor = step.main_data();
     let _latest_removed_xid = field(cursor.u32())?;
     let count = field(cursor.u16())?;
+    if step.record.version.has_16_records() {
+        let _is_catalog = field(cursor.bool())?;
+        field(cursor.align(2))?;
+    }
     let numbers: Option<Vec<u16>> = (0..count).map(|_each| cursor.u16()).collect();
     step.page.delete_index_tuples(&field(numbers)?)?;
     set_flag(&mut step.page, HAS_GARBAGE, false);

@@ -1,12 +1,15 @@
 //! Redo of `Heap` records (`access/heap/heapam.c`, `access/heapam_xlog.h`).
 
+use super::visibility::named_vm_clears;
 use super::{Done, Fault, Step, field};
+use crate::datadir::relation::Fork;
 use crate::page::header::ALL_VISIBLE;
 use crate::page::item::{HEAP_ITEMS_MAX, Placing};
 use crate::page::tuple::{
     KEYS_UPDATED, MOVED, TUPLE_HEADER_BYTES, Tuple, XMAX_BITS, XMAX_EXCL_LOCK, XMAX_IS_MULTI,
     XMAX_KEYSHR_LOCK, XMAX_LOCK_ONLY, item_pointer,
 };
+use crate::page::vm;
 use crate::wal::cursor::Cursor;
 
 pub(super) const INIT_PAGE: u8 = 0x80;
@@ -27,6 +30,9 @@ const UPDATE_SUFFIX_FROM_OLD: u8 = 1 << 6;
 const TUPLE_BYTES_MAX: usize = 8160;
 
 pub(super) fn redo(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
+    if step.block.tag.fork == Fork::Vm {
+        return clear_map(step.existing_page()?);
+    }
     match step.kind() & OPERATION {
         0x00 => insert(step),
         0x10 => delete(step.existing_page()?),
@@ -37,6 +43,18 @@ pub(super) fn redo(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
         0x70 => inplace(step.existing_page()?),
         _ => Ok(Done::Unchanged), // TRUNCATE is for logical decoding only
     }
+}
+
+/// The visibility map's block, where the record names it: clears the bits of the heap blocks that the map
+/// covers and the record changes (`heap_xlog_vm_clear`). The LSN moves only if a bit was set.
+pub(super) fn clear_map(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
+    let mut changed = false;
+    for clear in named_vm_clears(step.record).into_iter().flatten() {
+        if vm::map_block(clear.heap_block) == step.block.number {
+            changed |= vm::clear(step.page.bytes, clear.heap_block, clear.bits);
+        }
+    }
+    Ok(if changed { Done::Changed } else { Done::ChangedWithoutLsn })
 }
 
 fn insert(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {

@@ -1,7 +1,10 @@
 //! Redo of `Heap2` records (`access/heap/heapam.c`, `pruneheap.c`, `visibilitymap.c`).
 
-use super::heap::{LoggedHeader, add_tuple, prepare_page, set_xmax_bits, tuple_at};
+mod prune;
+
+use super::heap::{LoggedHeader, add_tuple, clear_map, prepare_page, set_xmax_bits, tuple_at};
 use super::{Done, Fault, Step, field};
+use crate::datadir::relation::Fork;
 use crate::page::header::ALL_VISIBLE;
 use crate::page::item::ItemId;
 use crate::page::vm;
@@ -12,12 +15,14 @@ const INIT_PAGE: u8 = super::heap::INIT_PAGE;
 
 const MULTI_INSERT_ALL_VISIBLE_CLEARED: u8 = 1 << 0;
 const MULTI_INSERT_ALL_FROZEN_SET: u8 = 1 << 5;
-const FREEZE_XVAC: u8 = 0x02;
-const INVALIDATE_XVAC: u8 = 0x04;
-const FROZEN_XID: u32 = 2;
 
 pub(super) fn redo(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
-    match step.kind() & OPERATION {
+    let operation = step.kind() & OPERATION;
+    if step.record.version.has_17_records() && matches!(operation, 0x10 | 0x20 | 0x30) {
+        return prune::redo(step.existing_page()?);
+    }
+    match operation {
+        0x50 | 0x60 if step.block.tag.fork == Fork::Vm => clear_map(step.existing_page()?),
         0x10 => prune(step.existing_page()?),
         0x20 => vacuum(step.existing_page()?),
         0x30 => freeze(step.existing_page()?),
@@ -28,6 +33,7 @@ pub(super) fn redo(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
     }
 }
 
+/// Until 16.
 fn prune(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
     let mut cursor = step.main_data();
     let _latest_removed_xid = field(cursor.u32())?;
@@ -50,6 +56,7 @@ fn prune(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
     Ok(Done::Changed)
 }
 
+/// Until 16.
 fn vacuum(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
     let count = field(step.main_data().u16())?;
     let mut numbers = Cursor::new(step.block.data);
@@ -67,29 +74,26 @@ fn set_state(step: &mut Step<'_, '_, '_>, number: u16, id: ItemId) -> Result<(),
     Ok(())
 }
 
+/// From 16 on tuples that are frozen alike share a plan; before, each had its own.
 fn freeze(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
     let mut cursor = step.main_data();
     let _cutoff_xid = field(cursor.u32())?;
     let count = field(cursor.u16())?;
-    let mut plans = Cursor::new(step.block.data);
+    let mut data = Cursor::new(step.block.data);
+    if step.record.version.has_16_records() {
+        let plans = field(prune::plans(&mut data, count))?;
+        prune::freeze(step, &plans, &mut data)?;
+        return Ok(Done::Changed);
+    }
     for _each in 0..count {
-        let xmax = field(plans.u32())?;
-        let number = field(plans.u16())?;
-        let infomask2 = field(plans.u16())?;
-        let infomask = field(plans.u16())?;
-        let flags = field(plans.u8())?;
+        let xmax = field(data.u32())?;
+        let number = field(data.u16())?;
+        let infomask2 = field(data.u16())?;
+        let infomask = field(data.u16())?;
+        let flags = field(data.u8())?;
         // The structure's size is a multiple of four; the last one may end at its last field.
-        let _padding = plans.u8();
-        let mut tuple = tuple_at(step, number)?;
-        tuple.set_xmax(xmax);
-        if flags & FREEZE_XVAC != 0 {
-            tuple.set_field3(FROZEN_XID);
-        }
-        if flags & INVALIDATE_XVAC != 0 {
-            tuple.set_field3(0);
-        }
-        tuple.set_infomask(infomask);
-        tuple.set_infomask2(infomask2);
+        let _padding = data.u8();
+        prune::Plan { xmax, infomask2, infomask, flags, tuples: 1 }.apply(step, number)?;
     }
     Ok(Done::Changed)
 }

@@ -1,4 +1,4 @@
-//! Visibility-map bits that records clear without naming the map's block.
+//! Visibility-map bits that heap records clear, most of them without naming the map's block.
 
 use crate::datadir::relation::{Fork, RelNode};
 use crate::page::vm::{ALL_FROZEN, VALID_BITS};
@@ -16,17 +16,21 @@ pub struct VmClear {
 
 /// At most two: the old and the new block of an update.
 ///
-/// Until 16, heap records tell by a flag that all-visible was cleared, and redo clears the map's bits
+/// At first, heap records told by a flag that all-visible was cleared, and redo cleared the map's bits
 /// whether or not the heap page needs the record. The map page's LSN does not move. Records that do name the
-/// map's block (17.11 and 18.6 on) clear it through that reference and imply nothing.
+/// map's block (17.11 and 18.6 on, where a bit was set) clear it through that reference and imply nothing.
 pub fn implied_vm_clears(record: &Record<'_>) -> impl Iterator<Item = VmClear> {
-    implied(record).unwrap_or_default().into_iter().flatten()
+    let named = record.blocks.iter().any(|block| block.tag.fork == Fork::Vm);
+    let clears = if named { [None; 2] } else { named_vm_clears(record) };
+    clears.into_iter().flatten()
 }
 
-fn implied(record: &Record<'_>) -> Option<[Option<VmClear>; 2]> {
-    if record.blocks.iter().any(|block| block.tag.fork == Fork::Vm) {
-        return None;
-    }
+/// The same for records that do name the map's block.
+pub(super) fn named_vm_clears(record: &Record<'_>) -> [Option<VmClear>; 2] {
+    clears(record).unwrap_or_default()
+}
+
+fn clears(record: &Record<'_>) -> Option<[Option<VmClear>; 2]> {
     let flag = |at: usize, bit: u8| record.main_data.get(at).is_some_and(|byte| byte & bit != 0);
     let clear = |id: u8, bits| {
         let block = record.block(id)?;

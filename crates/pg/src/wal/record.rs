@@ -285,7 +285,8 @@ impl<'a> Record<'a> {
 
     /// The kind's name: `Heap/HOT_UPDATE+INIT`.
     pub const fn kind(&self) -> RecordKind {
-        RecordKind { rmgr: self.header.rmgr, info: self.header.info }
+        let RecordHeader { rmgr, info, .. } = self.header;
+        RecordKind { rmgr, info, version: self.version }
     }
 
     /// Bytes that are not page images, as in `pg_waldump`'s `len (rec/tot)`.
@@ -306,12 +307,14 @@ impl<'a> Record<'a> {
 pub struct RecordKind {
     pub rmgr: Rmgr,
     pub info: u8,
+    /// The same bits mean another kind in another major version.
+    pub version: WalVersion,
 }
 
 impl RecordKind {
-    /// The name within the resource manager, if Postgres 15 has such a kind.
+    /// The name within the resource manager, if that major version has such a kind.
     pub const fn name(self) -> Option<&'static str> {
-        rmgr::kind_name(self.rmgr, self.info)
+        rmgr::kind_name(self.rmgr, self.info, self.version)
     }
 }
 

@@ -1,6 +1,8 @@
-//! Resource managers and the names of their record kinds, as `pg_waldump` of Postgres 15 prints them.
+//! Resource managers and the names of their record kinds, as each major's `pg_waldump` prints them.
 
 use std::fmt;
+
+use crate::wal::segment::WalVersion;
 
 /// A resource manager's number (`RmgrId`); 0 to 21 are Postgres' own, 128 to 255 extensions'.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,15 +84,15 @@ impl fmt::Debug for Rmgr {
     }
 }
 
-/// The kind's name in Postgres 15; `None` if it has no such kind.
+/// The kind's name in this major version; `None` if it has no such kind.
 ///
 /// Only the high four bits of `info` count, and for transactions the operation bits among them.
-pub const fn kind_name(rmgr: Rmgr, info: u8) -> Option<&'static str> {
+pub const fn kind_name(rmgr: Rmgr, info: u8, version: WalVersion) -> Option<&'static str> {
     let kind = info & 0xF0;
     match rmgr {
-        Rmgr::XLOG => xlog(kind),
+        Rmgr::XLOG => xlog(kind, version),
         Rmgr::TRANSACTION => transaction(kind & 0x70),
-        Rmgr::HEAP2 => heap2(kind),
+        Rmgr::HEAP2 => heap2(kind, version),
         Rmgr::HEAP => heap(kind),
         Rmgr::BTREE => btree(kind),
         Rmgr::HASH => hash(kind),
@@ -98,6 +100,7 @@ pub const fn kind_name(rmgr: Rmgr, info: u8) -> Option<&'static str> {
         Rmgr::GIST => gist(kind),
         Rmgr::SPGIST => spgist(kind),
         Rmgr::BRIN => brin(kind),
+        Rmgr::DATABASE => database(kind, version),
         Rmgr::GENERIC => Some("Generic"),
         other => small(other, kind),
     }
@@ -110,9 +113,6 @@ const fn small(rmgr: Rmgr, kind: u8) -> Option<&'static str> {
         (Rmgr::STORAGE, 0x20) => "TRUNCATE",
         (Rmgr::CLOG | Rmgr::COMMIT_TS, 0x00) => "ZEROPAGE",
         (Rmgr::CLOG | Rmgr::COMMIT_TS, 0x10) => "TRUNCATE",
-        (Rmgr::DATABASE, 0x00) => "CREATE_FILE_COPY",
-        (Rmgr::DATABASE, 0x10) => "CREATE_WAL_LOG",
-        (Rmgr::DATABASE, 0x20) => "DROP",
         (Rmgr::TABLESPACE, 0x00) => "CREATE",
         (Rmgr::TABLESPACE, 0x10) => "DROP",
         (Rmgr::MULTIXACT, 0x00) => "ZERO_OFF_PAGE",
@@ -131,7 +131,20 @@ const fn small(rmgr: Rmgr, kind: u8) -> Option<&'static str> {
     })
 }
 
-const fn xlog(kind: u8) -> Option<&'static str> {
+/// Before 15 there was one way to create a database, and dropping had the number of today's other way.
+const fn database(kind: u8, version: WalVersion) -> Option<&'static str> {
+    Some(match (kind, version) {
+        (0x00, WalVersion::V14) => "CREATE",
+        (0x10, WalVersion::V14) => "DROP",
+        (_, WalVersion::V14) => return None,
+        (0x00, _) => "CREATE_FILE_COPY",
+        (0x10, _) => "CREATE_WAL_LOG",
+        (0x20, _) => "DROP",
+        _ => return None,
+    })
+}
+
+const fn xlog(kind: u8, version: WalVersion) -> Option<&'static str> {
     Some(match kind {
         0x00 => "CHECKPOINT_SHUTDOWN",
         0x10 => "CHECKPOINT_ONLINE",
@@ -146,6 +159,7 @@ const fn xlog(kind: u8) -> Option<&'static str> {
         0xA0 => "FPI_FOR_HINT",
         0xB0 => "FPI",
         0xD0 => "OVERWRITE_CONTRECORD",
+        0xE0 if version.has_17_records() => "CHECKPOINT_REDO",
         _ => return None,
     })
 }
@@ -163,9 +177,12 @@ const fn transaction(kind: u8) -> Option<&'static str> {
     })
 }
 
-const fn heap2(kind: u8) -> Option<&'static str> {
+const fn heap2(kind: u8, version: WalVersion) -> Option<&'static str> {
     Some(match kind {
         0x00 => "REWRITE",
+        0x10 if version.has_17_records() => "PRUNE_ON_ACCESS",
+        0x20 if version.has_17_records() => "PRUNE_VACUUM_SCAN",
+        0x30 if version.has_17_records() => "PRUNE_VACUUM_CLEANUP",
         0x10 => "PRUNE",
         0x20 => "VACUUM",
         0x30 => "FREEZE_PAGE",

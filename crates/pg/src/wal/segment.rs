@@ -55,6 +55,28 @@ impl WalVersion {
         }
     }
 
+    /// The version of a major number; `None` for those that we do not read.
+    pub const fn from_major(major: u32) -> Option<WalVersion> {
+        match major {
+            14 => Some(WalVersion::V14),
+            15 => Some(WalVersion::V15),
+            16 => Some(WalVersion::V16),
+            17 => Some(WalVersion::V17),
+            18 => Some(WalVersion::V18),
+            _ => None,
+        }
+    }
+
+    /// From 16 on, records that can conflict with queries on a standby say whether the relation is a catalog.
+    pub const fn has_16_records(self) -> bool {
+        self.major() >= 16
+    }
+
+    /// From 17 on, pruning and freezing are one record, and pages of SLRUs are numbered in 64 bits.
+    pub const fn has_17_records(self) -> bool {
+        self.major() >= 17
+    }
+
     pub const fn major(self) -> u32 {
         match self {
             WalVersion::V14 => 14,

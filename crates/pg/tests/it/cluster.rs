@@ -1,4 +1,6 @@
-//! A throw-away Postgres 15 for one test: own directory, unix socket only, gone when dropped.
+//! A throw-away Postgres for one test: own directory, unix socket only, gone when dropped.
+//!
+//! Postgres 15 is the installed one; other majors are those that `cargo xtask postgres` put into target/postgres.
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -12,10 +14,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use pg::wal::segment::WalVersion;
+
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
+
+/// The programs of a major other than 15; `None`, and a loud word, if they are not here.
+pub(crate) fn programs(major: u32) -> Option<PathBuf> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = checkout.join(format!("target/postgres/{major}/bin"));
+    if folder.join("postgres").exists() {
+        return folder.canonicalize().ok();
+    }
+    eprintln!("SKIPPED: no PostgreSQL {major} here; `cargo xtask postgres {major}` fetches it");
+    None
+}
 
 /// A running server.
 pub(crate) struct Cluster {
+    binaries: PathBuf,
     directory: PathBuf,
     server: Option<Child>,
     owner: Option<(u32, u32)>,
@@ -31,6 +47,11 @@ impl Cluster {
 
     /// Runs initdb and starts nothing.
     pub(crate) fn create(initdb: &[&str]) -> Cluster {
+        Cluster::create_with(PathBuf::from(BINARIES), initdb)
+    }
+
+    /// The same with the [`programs`] of another major.
+    pub(crate) fn create_with(binaries: PathBuf, initdb: &[&str]) -> Cluster {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("howdah-pg-{}-{number}", std::process::id());
@@ -40,7 +61,7 @@ impl Cluster {
         if let Some((uid, gid)) = owner {
             chown(&directory, Some(uid), Some(gid)).unwrap();
         }
-        let cluster = Cluster { directory, server: None, owner };
+        let cluster = Cluster { binaries, directory, server: None, owner };
         let data = cluster.data();
         let mut arguments = vec!["-D", data.to_str().unwrap(), "-A", "trust", "-U", "postgres"];
         arguments.extend(["--no-sync", "--no-locale", "-E", "UTF8"]);
@@ -67,6 +88,12 @@ impl Cluster {
     /// The data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// The major version of the data directory.
+    pub(crate) fn version(&self) -> WalVersion {
+        let major = fs::read_to_string(self.data().join("PG_VERSION")).unwrap();
+        WalVersion::from_major(major.trim().parse().unwrap()).unwrap()
     }
 
     /// The unix socket it listens on.
@@ -140,13 +167,25 @@ impl Cluster {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(Path::new(BINARIES).join(program));
+        let mut command = Command::new(self.program(program));
         command.env("PGHOST", &self.directory).env("PGUSER", "postgres").env("PGPORT", "5432");
         command.env_remove("PGDATABASE").env("TZ", "UTC").current_dir(&self.directory);
         if let Some((uid, gid)) = self.owner {
             command.uid(uid).gid(gid);
         }
         command
+    }
+
+    /// Clients of 15 serve where a major came without them.
+    fn program(&self, name: &str) -> PathBuf {
+        let own = self.binaries.join(name);
+        let client = matches!(name, "psql" | "pgbench" | "pg_isready");
+        if client && !own.exists() { Path::new(BINARIES).join(name) } else { own }
+    }
+
+    /// Whether the major came with this program.
+    pub(crate) fn has(&self, program: &str) -> bool {
+        self.binaries.join(program).exists()
     }
 
     fn wait_until_ready(&mut self) {

@@ -8,6 +8,9 @@ use super::{
 use crate::page::Page;
 use crate::page::header::HEADER_BYTES;
 use crate::wal::cursor::Cursor;
+use crate::wal::segment::WalVersion;
+
+const VACUUM: u8 = 0xC0;
 
 /// Takes items away and shrinks posting lists; the counts stand in the main data from `counts_at`.
 pub(super) fn items(step: &mut Step<'_, '_, '_>, counts_at: usize) -> Result<Done, Fault> {
@@ -27,6 +30,9 @@ pub(super) fn items(step: &mut Step<'_, '_, '_>, counts_at: usize) -> Result<Don
     step.page.delete_index_tuples(&deleted)?;
     let mut opaque = opaque(&step.page)?;
     opaque.flags &= !HAS_GARBAGE;
+    if step.kind() == VACUUM && step.record.version >= WalVersion::V18 {
+        opaque.cycle = 0;
+    }
     opaque.write(&mut step.page);
     Ok(Done::Changed)
 }

@@ -7,7 +7,7 @@ use crate::wal::record::Record;
 
 pub(super) fn clog<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
     let mut cursor = Cursor::new(record.main_data);
-    let page = cursor.u32()?;
+    let page = page_number(record, &mut cursor)?;
     Some(vec![match record.kind_bits() {
         0x00 => Change::ClogPageZeroed(page),
         _ => Change::ClogTruncated {
@@ -20,7 +20,7 @@ pub(super) fn clog<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
 
 pub(super) fn commit_timestamps<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
     let mut cursor = Cursor::new(record.main_data);
-    let page = cursor.u32()?;
+    let page = page_number(record, &mut cursor)?;
     Some(vec![match record.kind_bits() {
         0x00 => Change::CommitTimestampPageZeroed(page),
         _ => Change::CommitTimestampsTruncated { page, oldest_xid: cursor.u32()? },
@@ -29,10 +29,15 @@ pub(super) fn commit_timestamps<'a>(record: &Record<'a>) -> Option<Vec<Change<'a
 
 pub(super) fn multixact<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
     let mut cursor = Cursor::new(record.main_data);
+    if record.kind_bits() < 0x20 {
+        let page = page_number(record, &mut cursor)?;
+        return Some(vec![match record.kind_bits() {
+            0x00 => Change::MultiXactOffsetsPageZeroed(page),
+            _ => Change::MultiXactMembersPageZeroed(page),
+        }]);
+    }
     let first = cursor.u32()?;
     Some(match record.kind_bits() {
-        0x00 => vec![Change::MultiXactOffsetsPageZeroed(first)],
-        0x10 => vec![Change::MultiXactMembersPageZeroed(first)],
         0x20 => {
             let offset = cursor.u32()?;
             let count = cursor.count()?;
@@ -50,4 +55,9 @@ pub(super) fn multixact<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
             members: (cursor.u32()?, cursor.u32()?),
         }],
     })
+}
+
+/// From 17 on it has 64 bits; ids have 32 still, and so the numbers of their pages fit.
+fn page_number(record: &Record<'_>, cursor: &mut Cursor<'_>) -> Option<u32> {
+    if record.version.has_17_records() { u32::try_from(cursor.u64()?).ok() } else { cursor.u32() }
 }

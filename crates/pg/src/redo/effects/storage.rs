@@ -5,6 +5,7 @@ use crate::datadir::relation::Fork;
 use crate::oid::Oid;
 use crate::wal::cursor::Cursor;
 use crate::wal::record::Record;
+use crate::wal::segment::WalVersion;
 
 const TRUNCATE_HEAP: u32 = 0x1;
 const TRUNCATE_VM: u32 = 0x2;
@@ -36,7 +37,12 @@ pub(super) fn database<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
     let mut cursor = Cursor::new(record.main_data);
     let mut oid = || cursor.u32().map(Oid);
     let database = oid()?;
-    let change = match record.kind_bits() {
+    // Postgres 14 has no CREATE_WAL_LOG; DROP has its number there.
+    let kind = match (record.kind_bits(), record.version) {
+        (0x10, WalVersion::V14) => 0x20,
+        (kind, _) => kind,
+    };
+    let change = match kind {
         0x00 => {
             let tablespace = oid()?;
             let source_database = oid()?;

@@ -5,6 +5,7 @@ use crate::datadir::relation::RelNode;
 use crate::oid::Oid;
 use crate::wal::cursor::Cursor;
 use crate::wal::record::Record;
+use crate::wal::segment::WalVersion;
 
 const HAS_INFO: u8 = 0x80;
 const OPERATION: u8 = 0x70;
@@ -19,7 +20,10 @@ const HAS_GID: u32 = 1 << 7;
 const HAS_DROPPED_STATISTICS: u32 = 1 << 8;
 
 const INVALIDATION_BYTES: usize = 16;
-const STATISTICS_ITEM_BYTES: usize = 12;
+/// The number of an object has 64 bits from 18 on.
+const fn statistics_item_bytes(version: WalVersion) -> usize {
+    if version.major() >= 18 { 16 } else { 12 }
+}
 
 pub(super) fn changes<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
     match record.header.info & OPERATION {
@@ -53,7 +57,7 @@ fn ended<'a>(record: &Record<'a>, committed: bool) -> Option<Vec<Change<'a>>> {
         }
     }
     if has(HAS_DROPPED_STATISTICS) {
-        skip_items(&mut cursor, STATISTICS_ITEM_BYTES)?;
+        skip_items(&mut cursor, statistics_item_bytes(record.version))?;
     }
     if has(HAS_INVALIDATIONS) && committed {
         skip_items(&mut cursor, INVALIDATION_BYTES)?;
@@ -84,7 +88,7 @@ fn skip_items(cursor: &mut Cursor<'_>, bytes: usize) -> Option<()> {
 }
 
 fn prepared<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
-    let header = prepared_header(record.main_data)?;
+    let header = prepared_header(record.main_data, record.version)?;
     let through = header.subxids.iter().copied().fold(header.xid, later_xid);
     Some(vec![
         Change::XidsUsed { through },
@@ -108,7 +112,7 @@ pub struct PreparedHeader<'a> {
 }
 
 /// Reads the state of a prepared transaction; each part begins at a multiple of 8.
-pub fn prepared_header(state: &[u8]) -> Option<PreparedHeader<'_>> {
+pub fn prepared_header(state: &[u8], version: WalVersion) -> Option<PreparedHeader<'_>> {
     let mut cursor = Cursor::new(state);
     let _magic = cursor.u32()?;
     let _total_length = cursor.u32()?;
@@ -119,7 +123,10 @@ pub fn prepared_header(state: &[u8]) -> Option<PreparedHeader<'_>> {
     let subxid_count = cursor.count()?;
     let commit_drop_count = cursor.count()?;
     let abort_drop_count = cursor.count()?;
-    let _statistics_and_invalidations = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
+    if version >= WalVersion::V15 {
+        let _statistics = (cursor.u32()?, cursor.u32()?);
+    }
+    let _invalidations = cursor.u32()?;
     let _relcache_file = cursor.bool()?;
     cursor.align(2)?;
     let gid_bytes = usize::from(cursor.u16()?);

@@ -48,6 +48,10 @@ pub(super) fn redirects(step: &mut Step<'_, '_, '_>) -> Result<(), Fault> {
     let changed = field(cursor.u16())?;
     let first_placeholder = field(cursor.u16())?;
     let _newest_redirect_xid = field(cursor.u32())?;
+    if step.record.version.has_16_records() {
+        let _is_catalog = field(cursor.bool())?;
+        field(cursor.align(2))?;
+    }
     let page = &mut step.page;
     for number in numbers(&mut cursor, changed.into())? {
         forget_redirect(page, number)?;

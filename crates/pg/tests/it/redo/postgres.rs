@@ -4,11 +4,10 @@ use pg::datadir::control::ControlFile;
 use pg::redo::Options;
 use pg::wal::reader::StreamDecoder;
 use pg::wal::record::{RawRecord, Record};
-use pg::wal::segment::WalVersion;
 
 use super::fixture::Capture;
 use super::replica::Replica;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, programs};
 use crate::workload;
 
 /// Images of every page after every record, none that redo must restore.
@@ -17,22 +16,52 @@ const JUDGED: &[&str] = &["wal_consistency_checking=all", "full_page_writes=off"
 #[test]
 fn redo_makes_the_pages_that_the_server_made() {
     let settings = [JUDGED, &["wal_compression=zstd"]].concat();
-    let replica = replay(&[], &settings, workload::run, |_, _, _| {});
+    let replica = replay(Cluster::create(&[]), &settings, workload::run, |_, _, _| {});
     assert!(report(&replica) > 60_000);
 }
 
 #[test]
 fn redo_makes_the_pages_that_the_server_made_with_checksums() {
     let settings = [JUDGED, &["wal_compression=pglz"]].concat();
-    let replica = replay(&["--data-checksums"], &settings, workload::run_heap, |_, _, _| {});
+    let replica =
+        replay(Cluster::create(&["--data-checksums"]), &settings, workload::run_heap, |_, _, _| {});
     assert!(report(&replica) > 30_000);
 }
 
 #[test]
 fn redo_restores_images_and_goes_on_from_them() {
     let settings = ["full_page_writes=on", "wal_log_hints=on", "wal_compression=lz4"];
-    let replica = replay(&[], &settings, workload::run, |_, _, _| {});
+    let replica = replay(Cluster::create(&[]), &settings, workload::run, |_, _, _| {});
     report(&replica);
+}
+
+#[test]
+fn redo_makes_the_pages_that_postgres_17_made() {
+    redo_another_major(17);
+}
+
+#[test]
+fn redo_makes_the_pages_that_postgres_16_made() {
+    redo_another_major(16);
+}
+
+#[test]
+fn redo_makes_the_pages_that_postgres_18_made() {
+    redo_another_major(18);
+}
+
+#[test]
+fn redo_makes_the_pages_that_postgres_14_made() {
+    redo_another_major(14);
+}
+
+/// Nothing to do where that major is not here.
+fn redo_another_major(major: u32) {
+    let Some(binaries) = programs(major) else { return };
+    let settings = [JUDGED, &["wal_compression=on"]].concat();
+    let cluster = Cluster::create_with(binaries, &[]);
+    let replica = replay(cluster, &settings, workload::run, |_, _, _| {});
+    assert!(report(&replica) > 60_000);
 }
 
 #[test]
@@ -40,7 +69,7 @@ fn redo_restores_images_and_goes_on_from_them() {
 fn captures_records() {
     let mut capture = Capture::default();
     let settings = [JUDGED, &["wal_compression=off"]].concat();
-    replay(&[], &settings, workload::run, |raw, record, replica| {
+    replay(Cluster::create(&[]), &settings, workload::run, |raw, record, replica| {
         capture.offer(raw, record, |index| {
             let block = &record.blocks[index];
             replica.page(block.tag, block.number)
@@ -53,12 +82,11 @@ fn captures_records() {
 
 /// Runs a workload and redoes its WAL from the pages of initdb; the result equals the server's files.
 fn replay(
-    initdb: &[&str],
+    mut cluster: Cluster,
     settings: &[&str],
     workload: fn(&Cluster),
     mut each: impl FnMut(&RawRecord<'_>, &Record<'_>, &Replica),
 ) -> Replica {
-    let mut cluster = Cluster::create(initdb);
     let before = cluster.files();
     let control = before.iter().find(|file| file.0 == "global/pg_control").unwrap();
     let control = ControlFile::parse(&control.1).unwrap();
@@ -75,7 +103,7 @@ fn replay(
     println!("{} MB of WAL", input.len() >> 20);
     let mut decoder = StreamDecoder::at_record(redo, control.segment_bytes)
         .expect_system(control.system_identifier)
-        .assume_version(WalVersion::V15);
+        .assume_version(cluster.version());
     loop {
         match decoder.next(&mut input) {
             Ok(Some(raw)) => {
