@@ -10,7 +10,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("storage", &["runtime"]),
     ("pooler", &["pg", "runtime"]),
     ("pageserver", &["pg", "runtime", "storage"]),
-    ("howdah", &["pg", "runtime", "pooler", "pageserver"]),
+    ("compute", &["pg", "runtime", "pageserver"]),
+    ("howdah", &["pg", "runtime", "pooler", "pageserver", "compute"]),
     ("xtask", &[]),
     ("fuzz", &["pg", "pooler", "howdah"]),
 ];

@@ -1,0 +1,30 @@
+//! Every bound of this crate, with its reason.
+
+use std::time::Duration;
+
+pub const PAGE_BYTES: usize = 8192;
+
+/// Most bytes that the kernel reads or writes in one request: 16 pages, as Postgres 17 reads at most by default.
+pub const WRITE_BYTES_MAX: u32 = 128 << 10;
+/// A request: its data, its head, and names of at most 255 bytes.
+pub const REQUEST_BYTES_MAX: usize = WRITE_BYTES_MAX as usize + 4096;
+/// Requests that nobody waits for in the kernel, such as asynchronous reads.
+pub const REQUESTS_IN_BACKGROUND_MAX: u16 = 64;
+
+/// Pages that one question to the page server asks for: 1 MiB.
+pub const FETCH_BLOCKS_MAX: u32 = 128;
+/// Streams to the page server. A question waits for a stream; more than a few add no speed on one core.
+pub const STREAMS_MAX: usize = 4;
+/// Pages that were read ahead and wait to be asked for.
+pub const PAGES_AHEAD_MAX: usize = 4096;
+/// Pauses before a page server that does not answer is asked again.
+pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Local files that are held open. Those not used for longest are closed first.
+pub const OPEN_FILES_MAX: usize = 500;
+/// Names below the mount: memory for them is some 200 bytes each.
+pub const NODES_MAX: usize = 4_000_000;
+
+const _: () = assert!((WRITE_BYTES_MAX as usize).is_multiple_of(PAGE_BYTES));
+const _: () = assert!(FETCH_BLOCKS_MAX as usize >= WRITE_BYTES_MAX as usize / PAGE_BYTES);
