@@ -12,8 +12,9 @@ struct Kept {
 }
 
 impl Page<'_> {
-    /// Closes the gaps of a heap page after pruning (`PageRepairFragmentation`).
-    pub fn repair_fragmentation(&mut self) -> Result<(), PageError> {
+    /// Closes the gaps of a heap page after pruning (`PageRepairFragmentation`); from Postgres 15 on with
+    /// `drop_trailing`: unused line pointers at the end go, too.
+    pub fn repair_fragmentation(&mut self, drop_trailing: bool) -> Result<(), PageError> {
         self.check_aligned()?;
         let count = self.item_count();
         let mut kept = Vec::with_capacity(usize::from(count));
@@ -34,7 +35,7 @@ impl Page<'_> {
             last_used = number;
         }
         self.compactify(&kept)?;
-        let trailing = count - last_used;
+        let trailing = if drop_trailing { count - last_used } else { 0 };
         self.set_lower(self.lower() - usize::from(trailing) * 4);
         self.set_flag(HAS_FREE_LINES, unused > trailing);
         Ok(())
@@ -246,7 +247,7 @@ mod tests {
         for number in [2, 4, 5] {
             page.set_item_id(number, ItemId::UNUSED);
         }
-        page.repair_fragmentation().unwrap();
+        page.repair_fragmentation(true).unwrap();
         assert_eq!(shown(&page), "a8@24 - c24@48");
         assert_eq!(page.flags(), HAS_FREE_LINES);
         page.set_item_id(3, ItemId::UNUSED);

@@ -201,17 +201,18 @@ fn squeeze_links(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
 }
 
 fn vacuum_one_page(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
-    let mut cursor = step.main_data();
-    let _latest_removed_xid = field(cursor.u32())?;
-    let count = if step.record.version.has_16_records() {
-        let count = usize::from(field(cursor.u16())?);
-        let _is_catalog = field(cursor.bool())?;
-        field(cursor.align(2))?;
-        count
-    } else {
-        field(cursor.count())?
-    };
+    let (count, mut cursor) = field(removed_tuples(step))?;
     let numbers: Option<Vec<u16>> = (0..count).map(|_each| cursor.u16()).collect();
     step.page.delete_index_tuples(&field(numbers)?)?;
     clear_flag(step, HAS_DEAD_TUPLES)
+}
+
+/// How many tuples a `VACUUM_ONE_PAGE` record removes, and their numbers (`xl_hash_vacuum_one_page`).
+fn removed_tuples<'d>(step: &Step<'_, 'd, '_>) -> Option<(u16, Cursor<'d>)> {
+    let mut cursor = step.main_data();
+    let _latest_removed_xid = cursor.u32()?;
+    let count = cursor.u16()?;
+    // Until 15 the upper half of the count, which a page never needs; later, whether it is a catalog's index.
+    let _rest = cursor.u16()?;
+    Some((count, cursor))
 }

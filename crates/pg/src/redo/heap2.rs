@@ -9,6 +9,7 @@ use crate::page::header::ALL_VISIBLE;
 use crate::page::item::ItemId;
 use crate::page::vm;
 use crate::wal::cursor::Cursor;
+use crate::wal::segment::WalVersion;
 
 const OPERATION: u8 = 0x70;
 const INIT_PAGE: u8 = super::heap::INIT_PAGE;
@@ -52,7 +53,8 @@ fn prune(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
         let number = field(numbers.u16())?;
         set_state(step, number, ItemId::UNUSED)?;
     }
-    step.page.repair_fragmentation()?;
+    let drop_trailing = step.record.version != WalVersion::V14;
+    step.page.repair_fragmentation(drop_trailing)?;
     Ok(Done::Changed)
 }
 

@@ -62,8 +62,6 @@ pub enum WalErrorKind {
         rmgr: u8,
         info: u8,
     },
-    /// Framing of this major version is read, the meaning of its records is not.
-    Version(u32),
 }
 
 impl WalError {
@@ -137,9 +135,6 @@ impl fmt::Display for WalErrorKind {
             WalErrorKind::Data { kind } => write!(f, "invalid data in a {kind} record"),
             WalErrorKind::UnknownKind { rmgr, info } => {
                 write!(f, "unknown WAL record, resource manager {rmgr} kind {info:02X}")
-            }
-            WalErrorKind::Version(major) => {
-                write!(f, "WAL records of PostgreSQL {major} are not supported")
             }
         }
     }

@@ -176,16 +176,11 @@ impl Cluster {
         command
     }
 
-    /// Clients of 15 serve where a major came without them.
-    fn program(&self, name: &str) -> PathBuf {
+    /// A program's path; clients of 15 serve where a major came without them.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
         let own = self.binaries.join(name);
         let client = matches!(name, "psql" | "pgbench" | "pg_isready");
         if client && !own.exists() { Path::new(BINARIES).join(name) } else { own }
-    }
-
-    /// Whether the major came with this program.
-    pub(crate) fn has(&self, program: &str) -> bool {
-        self.binaries.join(program).exists()
     }
 
     fn wait_until_ready(&mut self) {

@@ -1,7 +1,7 @@
 //! The metapage of a hash index (`HashMetaPageData`, `access/hash.h`).
 
 use super::super::{Done, Fault, Step, field};
-use super::{META, NOTHING, init_page};
+use super::{META, NOTHING, init_page, removed_tuples};
 use crate::page::Page;
 use crate::page::header::HEADER_BYTES;
 use crate::wal::cursor::Cursor;
@@ -82,9 +82,7 @@ pub(super) fn change(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
             set_tuples(&mut step.page, |_old| tuples);
         }
         _ => {
-            let mut cursor = step.main_data();
-            let _latest_removed_xid = field(cursor.u32())?;
-            let removed = f64::from(field(cursor.i32())?);
+            let removed = f64::from(field(removed_tuples(step))?.0);
             set_tuples(&mut step.page, |tuples| tuples - removed);
         }
     }

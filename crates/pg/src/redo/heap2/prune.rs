@@ -56,7 +56,7 @@ pub(super) fn redo(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
     if flags & (HAS_REDIRECTIONS | HAS_DEAD_ITEMS | HAS_UNUSED_ITEMS) != 0 {
         // Without the lock that allows tuples to move, only line pointers were dropped.
         if flags & CLEANUP_LOCK != 0 {
-            step.page.repair_fragmentation()?;
+            step.page.repair_fragmentation(true)?;
         } else {
             step.page.truncate_line_pointers()?;
         }

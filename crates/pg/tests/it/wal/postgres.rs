@@ -8,14 +8,40 @@ use pg::redo::effects::effects;
 use pg::wal::reader::StreamDecoder;
 use pg::wal::record::Record;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, programs};
 use crate::workload;
 
 const SEGMENT: u32 = 1 << 20;
+const SEGMENT_OF_1_MB: &[&str] = &["--wal-segsize", "1"];
 
 #[test]
 fn decodes_what_pg_waldump_decodes() {
-    let mut cluster = Cluster::start(&["--wal-segsize", "1"], workload::SETTINGS);
+    compare_with_waldump(Cluster::create(SEGMENT_OF_1_MB));
+}
+
+#[test]
+fn decodes_what_pg_waldump_17_decodes() {
+    compare_another_major(17);
+}
+
+#[test]
+fn decodes_what_pg_waldump_16_decodes() {
+    compare_another_major(16);
+}
+
+#[test]
+fn decodes_what_pg_waldump_18_decodes() {
+    compare_another_major(18);
+}
+
+/// Nothing to do where that major is not here.
+fn compare_another_major(major: u32) {
+    let Some(binaries) = programs(major) else { return };
+    compare_with_waldump(Cluster::create_with(binaries, SEGMENT_OF_1_MB));
+}
+
+fn compare_with_waldump(mut cluster: Cluster) {
+    cluster.serve(workload::SETTINGS);
     workload::run(&cluster);
     cluster.stop();
     let (start, bytes) = cluster.wal();
@@ -97,10 +123,8 @@ fn waldump(cluster: &Cluster, start: u64) -> Vec<String> {
     let directory = cluster.data().join("pg_wal");
     let from = waldump_lsn(Lsn(start));
     // It ends with an error, as there is no more WAL; its complaint goes to standard error.
-    let script = format!(
-        "/usr/lib/postgresql/15/bin/pg_waldump -p {} -s {from} || true",
-        directory.display()
-    );
+    let program = cluster.program("pg_waldump");
+    let script = format!("{} -p {} -s {from} || true", program.display(), directory.display());
     let text = cluster.shell(&script);
     text.lines()
         .map(|line| {
