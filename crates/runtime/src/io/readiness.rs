@@ -214,10 +214,8 @@ impl<P: Poller> Driver for ReadinessDriver<P> {
         cx: Option<&mut Context<'_>>,
     ) -> Poll<io::Result<Chunk>> {
         let slot = slots.get_mut(id);
-        if slot.eof {
-            return Poll::Ready(
-                slot.receive_error.map_or(Ok(Chunk::empty()), |error| Err(error.into())),
-            );
+        if let Some(end) = slot.receive_end() {
+            return Poll::Ready(end);
         }
         while slot.readable {
             let mut bytes = buffer::take();

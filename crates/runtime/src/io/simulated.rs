@@ -303,11 +303,8 @@ impl Driver for Simulated {
         cx: Option<&mut Context<'_>>,
     ) -> Poll<io::Result<Chunk>> {
         let slot = slots.get_mut(id);
-        if let Some(error) = slot.receive_error {
-            return Poll::Ready(Err(error.into()));
-        }
-        if slot.eof {
-            return Poll::Ready(Ok(Chunk::empty()));
+        if let Some(end) = slot.receive_end() {
+            return Poll::Ready(end);
         }
         slot.wait_to_read(cx);
         Poll::Pending

@@ -132,6 +132,14 @@ impl Slot {
             && self.send_error.is_none()
     }
 
+    /// What a receive gets when there is nothing more to come: the error, or end of file as an empty chunk.
+    pub(crate) fn receive_end(&self) -> Option<io::Result<Chunk>> {
+        match self.receive_error {
+            Some(error) => Some(Err(error.into())),
+            None => self.eof.then(|| Ok(Chunk::empty())),
+        }
+    }
+
     pub(crate) fn wake_reader(&mut self) {
         if let Some(waker) = self.reader.take() {
             waker.wake();

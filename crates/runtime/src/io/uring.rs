@@ -411,10 +411,8 @@ impl Driver for Uring {
         cx: Option<&mut Context<'_>>,
     ) -> Poll<io::Result<Chunk>> {
         let slot = slots.get_mut(id);
-        if slot.eof {
-            return Poll::Ready(
-                slot.receive_error.map_or(Ok(Chunk::empty()), |error| Err(error.into())),
-            );
+        if let Some(end) = slot.receive_end() {
+            return Poll::Ready(end);
         }
         slot.wait_to_read(cx);
         if !slot.armed && !slot.starved {

@@ -12,7 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use super::certificate::Certificate;
-use super::verify::{AnyServer, KnownServer, SslMode};
+use super::verify::{KnownServer, ServerVerifier, SslMode};
 
 /// The protocol name of PostgreSQL in ALPN, which direct TLS requires (RFC 7301 registry).
 pub const ALPN_POSTGRESQL: &[u8] = b"postgresql";
@@ -298,7 +298,7 @@ impl ClientTls {
             .with_protocol_versions(&options.versions.list())
             .map_err(|error| refused("the TLS versions", &error))?
             .dangerous();
-        let builder = if options.mode.verifies() {
+        let known = if options.mode.verifies() {
             let Some(pem) = &options.authorities else {
                 let mode = options.mode;
                 return Err(refused(
@@ -307,15 +307,14 @@ impl ClientTls {
                 ));
             };
             let root_certificates = pem.certificates()?;
-            builder.with_custom_certificate_verifier(Arc::new(KnownServer {
-                roots: roots(pem, &root_certificates)?,
-                root_certificates,
-                check_name: options.mode == SslMode::VerifyFull,
-                algorithms,
-            }))
+            let roots = roots(pem, &root_certificates)?;
+            let check_name = options.mode == SslMode::VerifyFull;
+            Some(KnownServer { roots, root_certificates, check_name })
         } else {
-            builder.with_custom_certificate_verifier(Arc::new(AnyServer { algorithms }))
+            None
         };
+        let verifier = Arc::new(ServerVerifier { known, algorithms });
+        let builder = builder.with_custom_certificate_verifier(verifier);
         let mut config = match &options.identity {
             None => builder.with_no_client_auth(),
             Some(Identity { certificates, key }) => builder

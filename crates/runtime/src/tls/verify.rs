@@ -77,46 +77,13 @@ impl FromStr for SslMode {
     }
 }
 
-/// Encrypts without knowing to whom: what `prefer` and `require` mean. The handshake's signature is still checked,
-/// so the other side at least holds the key of the certificate it shows.
+/// Checks a server's certificate as far as is asked for, and always the handshake's signature, so that the other side
+/// at least holds the key of the certificate it shows.
 #[derive(Debug)]
-pub(super) struct AnyServer {
+pub(super) struct ServerVerifier {
+    /// `None` encrypts without knowing to whom: what `prefer` and `require` mean.
+    pub(super) known: Option<KnownServer>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }
 
 /// Checks the chain (`verify-ca`), and the name as well where asked for (`verify-full`).
@@ -126,7 +93,6 @@ pub(super) struct KnownServer {
     /// The same roots, whole: a server may show one of them itself.
     pub(super) root_certificates: Vec<CertificateDer<'static>>,
     pub(super) check_name: bool,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl KnownServer {
@@ -141,23 +107,23 @@ impl KnownServer {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
+        algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(), Error> {
         if self.is_listed(end_entity) {
             return check_validity(end_entity, now);
         }
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.algorithms.all;
         verify_server_cert_signed_by_trust_anchor(
             &parsed,
             &self.roots,
             intermediates,
             now,
-            algorithms,
+            algorithms.all,
         )
     }
 }
 
-impl ServerCertVerifier for KnownServer {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -166,9 +132,11 @@ impl ServerCertVerifier for KnownServer {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify_chain(end_entity, intermediates, now)?;
-        if self.check_name {
-            check_name(end_entity, server_name)?;
+        if let Some(known) = &self.known {
+            known.verify_chain(end_entity, intermediates, now, &self.algorithms)?;
+            if known.check_name {
+                check_name(end_entity, server_name)?;
+            }
         }
         Ok(ServerCertVerified::assertion())
     }
