@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::sockopt;
 
 use super::Address;
 use crate::buffer::Chunk;
@@ -245,7 +244,8 @@ impl Stream {
         if !self.is_unix() {
             return None;
         }
-        let peer = self.with_socket(|fd| Ok(sockopt::socket_peercred(fd)?)).ok()?;
+        let ask = |slot: &mut Slot| rustix::net::sockopt::socket_peercred(slot.fd.as_ref()?).ok();
+        let peer = self.with_slot(ask)?;
         let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
         Some(Credentials { pid, uid: peer.uid.as_raw(), gid: peer.gid.as_raw() })
     }
@@ -280,10 +280,6 @@ impl Stream {
 
     fn with_slot<R>(&self, f: impl FnOnce(&mut Slot) -> R) -> R {
         with_reactor(|reactor| f(reactor.slots.get_mut(self.id)))
-    }
-
-    fn with_socket<R>(&self, f: impl FnOnce(&OwnedFd) -> io::Result<R>) -> io::Result<R> {
-        self.with_slot(|slot| f(slot.fd.as_ref().ok_or(io::ErrorKind::NotConnected)?))
     }
 }
 
