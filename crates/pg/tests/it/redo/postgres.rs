@@ -67,15 +67,28 @@ fn redo_another_major(major: u32) {
 #[test]
 #[ignore = "writes test_data/15/records.zst anew"]
 fn captures_records() {
+    capture(Cluster::create(&[]), 15);
+}
+
+#[test]
+#[ignore = "writes the records.zst of the other majors anew"]
+fn captures_records_of_other_majors() {
+    for major in [14, 16, 17, 18] {
+        let binaries = programs(major).unwrap();
+        capture(Cluster::create_with(binaries, &[]), major);
+    }
+}
+
+fn capture(cluster: Cluster, major: u32) {
     let mut capture = Capture::default();
     let settings = [JUDGED, &["wal_compression=off"]].concat();
-    replay(Cluster::create(&[]), &settings, workload::run, |raw, record, replica| {
+    replay(cluster, &settings, workload::run, |raw, record, replica| {
         capture.offer(raw, record, |index| {
             let block = &record.blocks[index];
             replica.page(block.tag, block.number)
         });
     });
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/test_data/15/records.zst");
+    let path = format!("{}/test_data/{major}/records.zst", env!("CARGO_MANIFEST_DIR"));
     #[expect(clippy::disallowed_methods, reason = "run by hand, to capture test data")]
     std::fs::write(path, capture.compressed()).unwrap();
 }
