@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -21,8 +22,9 @@ use crate::wal_store::WalWriter;
 use crate::walreceiver::{Position, WalReceiver};
 use crate::watch::{Watch, unless_stopped};
 
-/// The one major version whose WAL and base backup we read.
-const MAJOR_VERSION: u32 = 15;
+/// The major versions whose WAL and base backup we read. (Of 14 we read the WAL, but its base backup is sent in
+/// another way.)
+const MAJOR_VERSIONS: RangeInclusive<u32> = 15..=18;
 
 /// A page server's state on its core.
 pub struct Follower {
@@ -159,10 +161,10 @@ impl Follower {
         let wal_page_bytes: u32 = number(connection, "wal_block_size").await?;
         let segment = connection.show("wal_segment_size").await?;
         let data_checksums = connection.show("data_checksums").await? == "on";
-        if version / 10_000 != MAJOR_VERSION {
+        if !MAJOR_VERSIONS.contains(&(version / 10_000)) {
             return refused(
-                format!("the server is PostgreSQL {}, not {MAJOR_VERSION}", version / 10_000),
-                "only PostgreSQL 15 is supported yet",
+                format!("the server is PostgreSQL {}, which is not supported", version / 10_000),
+                "PostgreSQL 15 to 18 can be followed",
             );
         }
         if page_bytes as usize != PAGE_BYTES || wal_page_bytes as usize != PAGE_BYTES {

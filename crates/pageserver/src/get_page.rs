@@ -15,7 +15,6 @@ use pg::redo::visibility::implied_vm_clears;
 use pg::redo::{self, Fault};
 use pg::wal::reader::StreamDecoder;
 use pg::wal::record::Record;
-use pg::wal::segment::WalVersion;
 use runtime::executor;
 
 use crate::error::PageError;
@@ -86,9 +85,9 @@ fn with_record<T>(
     wal: &[u8],
     then: impl FnOnce(&Record<'_>) -> Result<T, String>,
 ) -> Result<T, String> {
-    let segment_bytes = timeline.manifest.wal_segment_bytes;
-    let mut decoder =
-        StreamDecoder::at_record(position.start, segment_bytes).assume_version(WalVersion::V15);
+    let manifest = &timeline.manifest;
+    let mut decoder = StreamDecoder::at_record(position.start, manifest.wal_segment_bytes)
+        .assume_version(manifest.wal_version());
     let mut input = wal;
     let raw = match decoder.next(&mut input) {
         Ok(Some(raw)) if raw.lsn == position.start && raw.end_lsn == position.end() => raw,

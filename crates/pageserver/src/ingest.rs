@@ -46,7 +46,7 @@ impl Ingest {
         let manifest = &timeline.manifest;
         let decoder = StreamDecoder::at_record(start, manifest.wal_segment_bytes)
             .expect_system(manifest.system_identifier)
-            .assume_version(pg::wal::segment::WalVersion::V15);
+            .assume_version(manifest.wal_version());
         Ingest { decoder }
     }
 

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use pg::lsn::Lsn;
+use pg::wal::segment::WalVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -52,6 +53,12 @@ struct Document {
 }
 
 impl Manifest {
+    /// How the server's WAL is to be read.
+    pub fn wal_version(&self) -> WalVersion {
+        let major = self.server_version / 10_000;
+        WalVersion::from_major(major).expect("checked on reading the manifest and before a backup")
+    }
+
     /// The bytes of the file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let document = Document {
@@ -88,6 +95,9 @@ impl Manifest {
         }
         let document: Document = serde_json::from_slice(json)
             .map_err(|error| damaged(&format!("is invalid: {error}")))?;
+        if WalVersion::from_major(document.server_version / 10_000).is_none() {
+            return Err(damaged("is of a PostgreSQL version that is not supported"));
+        }
         let lsn = |text: &str| text.parse().map_err(|_invalid| damaged("has an invalid LSN"));
         Ok(Manifest {
             system_identifier: document

@@ -9,8 +9,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Debian's place of PostgreSQL 15.
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
+/// The programs of a major other than 15, from `cargo xtask postgres`; `None`, and a loud word, if they are not here.
+fn programs(major: u32) -> Option<String> {
+    let checkout = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let folder = format!("{checkout}/target/postgres/{major}/bin");
+    if Path::new(&folder).join("postgres").exists() {
+        return Some(folder);
+    }
+    eprintln!("SKIPPED: no PostgreSQL {major} here; `cargo xtask postgres {major}` fetches it");
+    None
+}
+
 /// A cluster, running or stopped; gone when dropped.
 pub(crate) struct Cluster {
+    /// Where its programs are.
+    bin: String,
     folder: PathBuf,
     /// Whom the server runs as, if not us: Postgres refuses root.
     user: Option<(u32, u32)>,
@@ -51,8 +64,8 @@ fn temporary_folder(name: &str) -> PathBuf {
     clippy::disallowed_methods,
     reason = "a test starts Postgres' own programs and waits for them"
 )]
-fn command(program: &str, user: Option<(u32, u32)>) -> Command {
-    let mut command = Command::new(format!("{BIN}/{program}"));
+fn command(bin: &str, program: &str, user: Option<(u32, u32)>) -> Command {
+    let mut command = Command::new(format!("{bin}/{program}"));
     if let Some((uid, gid)) = user {
         command.uid(uid).gid(gid);
     }
@@ -74,14 +87,28 @@ fn checked(mut command: Command) -> Output {
 impl Cluster {
     /// Makes a cluster with these settings besides what tests need, and starts it.
     pub(crate) fn start(name: &str, initdb: &[&str], settings: &[&str]) -> Cluster {
+        Cluster::start_with(BIN.to_owned(), name, initdb, settings)
+    }
+
+    /// The same of another major than 15, if it is here.
+    pub(crate) fn start_major(
+        major: u32,
+        name: &str,
+        initdb: &[&str],
+        settings: &[&str],
+    ) -> Option<Cluster> {
+        Some(Cluster::start_with(programs(major)?, name, initdb, settings))
+    }
+
+    fn start_with(bin: String, name: &str, initdb: &[&str], settings: &[&str]) -> Cluster {
         let folder = temporary_folder(name);
         let own = std::fs::metadata(&folder).expect("the folder is there");
         let user = (own.uid() == 0).then(postgres_user);
         if let Some((uid, gid)) = user {
             std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).expect("we are root");
         }
-        let mut cluster = Cluster { folder, user, running: false };
-        let mut make = command("initdb", user);
+        let mut cluster = Cluster { bin, folder, user, running: false };
+        let mut make = command(&cluster.bin, "initdb", user);
         make.arg("-D").arg(cluster.data()).args(["-A", "trust", "-U", "postgres", "--no-sync"]);
         make.args(["--no-locale", "-E", "UTF8"]).args(initdb);
         checked(make);
@@ -102,7 +129,7 @@ impl Cluster {
 
     /// Starts the server again.
     pub(crate) fn run(&mut self) {
-        let mut start = command("pg_ctl", self.user);
+        let mut start = command(&self.bin, "pg_ctl", self.user);
         start.arg("-D").arg(self.data()).arg("-l").arg(self.folder.join("log"));
         start.args(["-w", "-t", "60", "start"]).stdout(Stdio::null()).stderr(Stdio::null());
         let status = start.status().expect("pg_ctl is installed");
@@ -118,7 +145,7 @@ impl Cluster {
     /// Stops it: `fast`, `immediate`.
     pub(crate) fn stop(&mut self, mode: &str) {
         if self.running {
-            let mut stop = command("pg_ctl", self.user);
+            let mut stop = command(&self.bin, "pg_ctl", self.user);
             stop.arg("-D").arg(self.data()).args(["-m", mode, "-w", "-t", "60", "stop"]);
             checked(stop);
             self.running = false;
@@ -149,7 +176,7 @@ impl Cluster {
     }
 
     pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
-        let mut psql = command("psql", self.user);
+        let mut psql = command(&self.bin, "psql", self.user);
         psql.arg("-h")
             .arg(&self.folder)
             .args(["-U", "postgres", "-d", database, "-X", "-q", "-A", "-t"]);
@@ -160,7 +187,7 @@ impl Cluster {
 
     /// Runs pgbench on the database `postgres`.
     pub(crate) fn pgbench(&self, arguments: &[&str]) {
-        let mut bench = command("pgbench", self.user);
+        let mut bench = command(&self.bin, "pgbench", self.user);
         bench.arg("-h").arg(&self.folder).args(["-U", "postgres", "-n"]).args(arguments);
         bench.arg("postgres");
         checked(bench);
@@ -180,7 +207,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.running {
-            let mut stop = command("pg_ctl", self.user);
+            let mut stop = command(&self.bin, "pg_ctl", self.user);
             stop.arg("-D").arg(self.data()).args(["-m", "immediate", "-w", "stop"]);
             stop.stdout(Stdio::null()).stderr(Stdio::null());
             let _stopped = stop.status();

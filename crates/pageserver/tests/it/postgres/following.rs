@@ -89,6 +89,38 @@ fn a_cluster_after_ddl_is_the_same() {
 }
 
 #[test]
+fn a_cluster_of_postgres_17_is_the_same() {
+    follow_another_major(17);
+}
+
+#[test]
+fn a_cluster_of_postgres_18_is_the_same() {
+    follow_another_major(18);
+}
+
+#[test]
+fn a_cluster_of_postgres_16_is_the_same() {
+    follow_another_major(16);
+}
+
+/// Nothing to do where that major is not here.
+fn follow_another_major(major: u32) {
+    let name = format!("major{major}");
+    let started = Cluster::start_major(major, &name, &["-k"], &["wal_compression = on"]);
+    let Some(mut cluster) = started else { return };
+    let space = cluster.make_folder("space");
+    let folder = Folder::new(&format!("{name}-ps"));
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    run_ddl(&cluster, &space.display().to_string());
+    service.wait_lsn(current_lsn(&cluster));
+    let report = stop_and_verify(&mut cluster, &service);
+    assert!(report.is_identical());
+    assert_eq!(report.unsupported_blocks, 0);
+    service.stop();
+}
+
+#[test]
 fn a_base_backup_of_a_busy_cluster_is_the_same() {
     let mut cluster = Cluster::start("busy", &[], &[]);
     cluster.pgbench(&["-i", "-s", "3", "-q"]);
