@@ -10,11 +10,26 @@ mod postgres {
     use pg::page::header::is_new;
     use pg::page::{PAGE_BYTES, Page};
 
-    use crate::cluster::Cluster;
+    use crate::cluster::{Cluster, programs};
+
+    const INITDB: &[&str] = &["--data-checksums", "--wal-segsize", "4"];
 
     #[test]
     fn files_of_a_data_directory_say_what_the_server_says() {
-        let mut cluster = Cluster::create(&["--data-checksums", "--wal-segsize", "4"]);
+        compare_with_server(Cluster::create(INITDB), "PG_15_202209061");
+    }
+
+    #[test]
+    fn files_of_postgres_16_to_18_say_what_the_server_says() {
+        for (major, directory) in
+            [(16, "PG_16_202307071"), (17, "PG_17_202406281"), (18, "PG_18_202506291")]
+        {
+            let Some(binaries) = programs(major) else { continue };
+            compare_with_server(Cluster::create_with(binaries, INITDB), directory);
+        }
+    }
+
+    fn compare_with_server(mut cluster: Cluster, directory: &str) {
         let files = cluster.files();
         let file = |name: &str| &files.iter().find(|file| file.0 == name).unwrap().1[..];
 
@@ -75,6 +90,7 @@ mod postgres {
             (label.label.as_str(), label.timeline, label.from_standby),
             ("a label", 1, false)
         );
-        assert_eq!(version_directory(15, control.catalog_version), "PG_15_202209061");
+        let major = cluster.version().major();
+        assert_eq!(version_directory(major, control.catalog_version), directory);
     }
 }

@@ -121,6 +121,17 @@ fn follow_another_major(major: u32) {
 }
 
 #[test]
+fn a_cluster_of_postgres_14_is_refused_with_a_reason() {
+    let Some(cluster) = Cluster::start_major(14, "major14", &[], &[]) else { return };
+    let folder = Folder::new("major14-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    let status = service.wait("the refusal", |status| status.error.is_some());
+    let message = status.error.expect("it says why").message;
+    assert!(message.contains("PostgreSQL 14, which is not supported"), "{message}");
+    service.stop();
+}
+
+#[test]
 fn a_base_backup_of_a_busy_cluster_is_the_same() {
     let mut cluster = Cluster::start("busy", &[], &[]);
     cluster.pgbench(&["-i", "-s", "3", "-q"]);
