@@ -1,7 +1,7 @@
 //! What makes a stock server start on the pages of one moment without any recovery: a `pg_control` that says
 //! "shut down", and the shutdown checkpoint it points to, written into the WAL just behind the last record.
 //!
-//! Layouts: `catalog/pg_control.h` (version 1300), `access/xlogrecord.h`, `access/xlog_internal.h`. The server checks
+//! Layouts: `catalog/pg_control.h` (versions 1300 to 1800), `access/xlogrecord.h`, `access/xlog_internal.h`. The server checks
 //! next to nothing of this, and a wrong counter corrupts silently, so whatever does not add up is refused here.
 
 use std::fmt;
@@ -92,9 +92,13 @@ impl BootImage {
             time: facts.time,
             ..facts.counters
         };
-        let record = record(&counters, facts.last_record);
+        let wal_level = facts.parameters.wal_level;
+        let mut fields = Vec::with_capacity(Checkpoint::BYTES);
+        counters.write(before.version, wal_level, &mut fields);
+        let record = record(&fields, facts.last_record);
         let wal_start = Lsn(facts.end.0 - facts.end.0 % PAGE_BYTES);
         let mut pages = Pages {
+            version: before.version,
             system_identifier: before.system_identifier,
             timeline: facts.timeline,
             segment_bytes: before.segment_bytes,
@@ -106,7 +110,7 @@ impl BootImage {
         // Where a record ends is where the next one could begin, as the server counts.
         pages.bytes.resize(pages.bytes.len().next_multiple_of(8), 0);
         let end = wal_start + pages.bytes.len() as u64;
-        let control = control(facts, &counters)?;
+        let control = control(facts, before.version, counters.redo, &fields)?;
         Ok(BootImage { control, checkpoint, end, wal_start, wal: pages.bytes })
     }
 }
@@ -123,12 +127,14 @@ pub fn place_of_record(end: Lsn, segment_bytes: u32) -> Lsn {
 /// The header of a segment's first page, for a segment whose beginning is not there any more: the rest of that
 /// page, and the pages up to the one of the checkpoint, may be zeroes.
 pub fn segment_header(
+    version: WalVersion,
     system_identifier: u64,
     timeline: u32,
     segment_bytes: u32,
     start: Lsn,
 ) -> Vec<u8> {
-    let mut pages = Pages { system_identifier, timeline, segment_bytes, start, bytes: Vec::new() };
+    let bytes = Vec::new();
+    let mut pages = Pages { version, system_identifier, timeline, segment_bytes, start, bytes };
     pages.header(0);
     pages.bytes
 }
@@ -204,6 +210,7 @@ const fn header_bytes(page: Lsn, segment_bytes: u32) -> usize {
 
 /// WAL pages as they are written, from the start of one on.
 struct Pages {
+    version: WalVersion,
     system_identifier: u64,
     timeline: u32,
     segment_bytes: u32,
@@ -251,7 +258,7 @@ impl Pages {
         let long = address.segment_offset(self.segment_bytes) == 0;
         let flags = if rest > 0 { CONTRECORD } else { 0 } | if long { LONG_HEADER } else { 0 };
         let out = &mut self.bytes;
-        out.extend_from_slice(&WalVersion::V15.magic().to_le_bytes());
+        out.extend_from_slice(&self.version.magic().to_le_bytes());
         out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.timeline.to_le_bytes());
         out.extend_from_slice(&address.0.to_le_bytes());
@@ -266,9 +273,9 @@ impl Pages {
 }
 
 /// The shutdown checkpoint as a record.
-fn record(counters: &Checkpoint, previous: Lsn) -> Vec<u8> {
+fn record(fields: &[u8], previous: Lsn) -> Vec<u8> {
     let mut data = vec![DATA_SHORT, CHECKPOINT_BYTES];
-    counters.write(&mut data);
+    data.extend_from_slice(fields);
     let mut record = Vec::with_capacity(128);
     record.extend_from_slice(&RECORD_BYTES.to_le_bytes());
     record.extend_from_slice(&0_u32.to_le_bytes()); // no transaction
@@ -282,20 +289,28 @@ fn record(counters: &Checkpoint, previous: Lsn) -> Vec<u8> {
 }
 
 /// The control file: the earlier one with the fields of this moment.
-fn control(facts: &Facts<'_>, counters: &Checkpoint) -> Result<Vec<u8>, BootError> {
+fn control(
+    facts: &Facts<'_>,
+    version: WalVersion,
+    checkpoint: Lsn,
+    fields: &[u8],
+) -> Result<Vec<u8>, BootError> {
     let short = BootError::Control(ControlError::TooShort);
-    let mut file = facts.control.get(..ControlFile::CHECKSUM_AT).ok_or(short)?.to_vec();
+    let checksum_at = if version < WalVersion::V18 {
+        ControlFile::CHECKSUM_AT
+    } else {
+        ControlFile::CHECKSUM_AT_18
+    };
+    let mut file = facts.control.get(..checksum_at).ok_or(short)?.to_vec();
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(place) = file.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
     };
-    let mut copy = Vec::with_capacity(Checkpoint::BYTES);
-    counters.write(&mut copy);
     put(16, &1_u32.to_le_bytes()); // DB_SHUTDOWNED
     put(24, &facts.time.to_le_bytes());
-    put(32, &counters.redo.0.to_le_bytes());
-    put(40, &copy);
+    put(32, &checkpoint.0.to_le_bytes());
+    put(40, fields);
     // minRecoveryPoint, its timeline, backupStartPoint, backupEndPoint, backupEndRequired.
     put(136, &[0; 33]);
     let parameters = &facts.parameters;

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::lsn::Lsn;
 use crate::redo::effects::{Checkpoint, Parameters};
 use crate::wal::cursor::{Cursor, u32_at};
+use crate::wal::segment::WalVersion;
 
 /// Bytes of the file; only the first [`ControlFile::BYTES`] mean something.
 pub const FILE_BYTES: usize = 8192;
@@ -14,6 +15,8 @@ pub const FILE_BYTES: usize = 8192;
 pub struct ControlFile {
     pub system_identifier: u64,
     pub catalog_version: u32,
+    /// The major version, which the catalog version tells.
+    pub version: WalVersion,
     pub state: State,
     /// When it was written, seconds since the Unix epoch.
     pub time: i64,
@@ -47,6 +50,8 @@ pub enum State {
 pub enum ControlError {
     TooShort,
     Version(u32),
+    /// Of no release that we know.
+    CatalogVersion(u32),
     Checksum,
     State(u32),
     /// A compile-time choice of the server (block size, alignment) that we do not support.
@@ -56,14 +61,16 @@ pub enum ControlError {
 impl ControlFile {
     /// Bytes that the checksum covers up to 17; it stands behind them.
     pub(super) const CHECKSUM_AT: usize = 288;
-    /// Bytes of that structure with its checksum at the end.
+    /// The same from 18 on: there is one more field, the signedness of `char`.
+    pub(super) const CHECKSUM_AT_18: usize = Self::CHECKSUM_AT + 4;
+    /// Bytes of the shorter structure with its checksum at the end.
     pub const BYTES: usize = Self::CHECKSUM_AT + 4;
 
     pub fn parse(bytes: &[u8]) -> Result<ControlFile, ControlError> {
         let version = u32_at(bytes, 8).ok_or(ControlError::TooShort)?;
         let checksum_at = match version {
             1300 | 1700 => Self::CHECKSUM_AT,
-            1800 => Self::CHECKSUM_AT + 4, // one more field: the signedness of `char`
+            1800 => Self::CHECKSUM_AT_18,
             _ => return Err(ControlError::Version(version)),
         };
         let found = u32_at(bytes, checksum_at).ok_or(ControlError::TooShort)?;
@@ -79,6 +86,9 @@ impl ControlFile {
         let system_identifier = cursor.u64()?;
         let _version = cursor.u32()?;
         let catalog_version = cursor.u32()?;
+        let Some(version) = WalVersion::from_catalog_version(catalog_version) else {
+            return Some(Err(ControlError::CatalogVersion(catalog_version)));
+        };
         let state = cursor.u32()?;
         let Some(state) = State::from_number(state) else {
             return Some(Err(ControlError::State(state)));
@@ -122,6 +132,7 @@ impl ControlFile {
         Some(Ok(ControlFile {
             system_identifier,
             catalog_version,
+            version,
             state,
             time,
             checkpoint_lsn,
@@ -175,6 +186,9 @@ impl fmt::Display for ControlError {
             ControlError::TooShort => f.write_str("control file is too short"),
             ControlError::Version(found) => {
                 write!(f, "control file has unsupported version {found}")
+            }
+            ControlError::CatalogVersion(found) => {
+                write!(f, "control file has unsupported catalog version {found}")
             }
             ControlError::Checksum => f.write_str("control file has an incorrect checksum"),
             ControlError::State(found) => write!(f, "control file has unknown state {found}"),

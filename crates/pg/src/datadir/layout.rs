@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::datadir::relation::{Fork, RelNode, RelTag};
 use crate::oid::Oid;
+use crate::wal::segment::WalVersion;
 
 /// Blocks of a relation's file before the next one begins (`RELSEG_SIZE`): 1 GiB.
 pub const SEGMENT_BLOCKS: u32 = 131_072;
@@ -101,6 +102,24 @@ pub fn version_directory(major: u32, catalog_version: u32) -> String {
     format!("PG_{major}_{catalog_version}")
 }
 
+/// The file of a prepared transaction. From 17 on its name has the epoch, too, which follows from the next
+/// transaction id: prepared transactions are at most half the circle of ids older than that.
+pub fn two_phase_file(version: WalVersion, xid: u32, next_xid: u64) -> String {
+    if !version.has_17_records() {
+        return format!("pg_twophase/{xid:08X}");
+    }
+    let (epoch, next) = (next_xid >> 32, next_xid & 0xFFFF_FFFF);
+    let epoch = if u64::from(xid) > next { epoch.saturating_sub(1) } else { epoch };
+    format!("pg_twophase/{epoch:08X}{xid:08X}")
+}
+
+/// The transaction of a file in `pg_twophase`: 8 hexadecimal digits, from 17 on 16.
+pub fn two_phase_xid(name: &str) -> Option<u32> {
+    let plain = name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
+    let start = name.len().checked_sub(8).filter(|&start| plain && matches!(start, 0 | 8))?;
+    u32::from_str_radix(name.get(start..)?, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +142,22 @@ mod tests {
             let file = RelationFile { tag, segment };
             assert_eq!(RelationFile::parse(path), Some(file), "{path}");
             assert_eq!(file.path("PG_15_202209061").to_string(), path);
+        }
+    }
+
+    #[test]
+    fn files_of_prepared_transactions_have_the_epoch_from_17_on() {
+        let next = 5 << 32 | 0x2F1;
+        for (version, xid, name) in [
+            (WalVersion::V16, 0x2F0, "000002F0"),
+            (WalVersion::V17, 0x2F0, "00000005000002F0"),
+            (WalVersion::V17, 0xFFFF_FFF0, "00000004FFFFFFF0"),
+        ] {
+            assert_eq!(two_phase_file(version, xid, next), format!("pg_twophase/{name}"));
+            assert_eq!(two_phase_xid(name), Some(xid));
+        }
+        for name in ["", "2F0", "00000005000002f0", "00000005000002F00"] {
+            assert_eq!(two_phase_xid(name), None, "{name}");
         }
     }
 

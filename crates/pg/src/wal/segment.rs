@@ -67,6 +67,19 @@ impl WalVersion {
         }
     }
 
+    /// The version whose releases have this catalog version (`CATALOG_VERSION_NO`, which never changes within a
+    /// major); `None` for others, betas among them.
+    pub const fn from_catalog_version(number: u32) -> Option<WalVersion> {
+        match number {
+            202_107_181 => Some(WalVersion::V14),
+            202_209_061 => Some(WalVersion::V15),
+            202_307_071 => Some(WalVersion::V16),
+            202_406_281 => Some(WalVersion::V17),
+            202_506_291 => Some(WalVersion::V18),
+            _ => None,
+        }
+    }
+
     /// From 16 on, records that can conflict with queries on a standby say whether the relation is a catalog.
     pub const fn has_16_records(self) -> bool {
         self.major() >= 16

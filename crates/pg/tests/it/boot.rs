@@ -9,11 +9,12 @@ mod postgres {
     use pg::datadir::control::ControlFile;
     use pg::lsn::Lsn;
     use pg::redo::effects::Checkpoint;
-    use pg::wal::segment::SegmentName;
+    use pg::wal::segment::{SegmentName, WalVersion};
 
-    use crate::cluster::Cluster;
+    use crate::cluster::{Cluster, programs};
 
     const SEGMENT: u32 = 1 << 20;
+    const INITDB: &[&str] = &["--wal-segsize", "1"];
 
     /// Puts the image in place of all WAL of a stopped cluster.
     fn install(cluster: &Cluster, image: &BootImage, control: &ControlFile) {
@@ -28,7 +29,7 @@ mod postgres {
         write(&data.join("global/pg_control"), &image.control);
         let first = SegmentName::of(1, image.wal_start, SEGMENT).start();
         let until = image.end.0.next_multiple_of(u64::from(SEGMENT));
-        let mut wal = segment_header(control.system_identifier, 1, SEGMENT, first);
+        let mut wal = segment_header(control.version, control.system_identifier, 1, SEGMENT, first);
         wal.resize((until - first.0) as usize, 0);
         let at = (image.wal_start.0 - first.0) as usize;
         wal[at..at + image.wal.len()].copy_from_slice(&image.wal);
@@ -62,7 +63,19 @@ mod postgres {
     /// the server's.
     #[test]
     fn the_image_of_a_clean_shutdown_is_the_servers_own() {
-        let mut cluster = Cluster::start(&["--wal-segsize", "1"], &[]);
+        compare_with_the_servers_own(Cluster::create(INITDB));
+    }
+
+    #[test]
+    fn the_image_of_a_clean_shutdown_is_that_of_servers_16_to_18() {
+        for major in [16, 17, 18] {
+            let Some(binaries) = programs(major) else { continue };
+            compare_with_the_servers_own(Cluster::create_with(binaries, INITDB));
+        }
+    }
+
+    fn compare_with_the_servers_own(mut cluster: Cluster) {
+        cluster.serve(&[]);
         cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i");
         cluster.stop();
         let (bytes, control) = control(&cluster);
@@ -85,8 +98,9 @@ mod postgres {
         assert_eq!(image.wal, wal[from..from + image.wal.len()]);
         let mut theirs = bytes.clone();
         theirs[24..32].copy_from_slice(&image.control[24..32]); // when it was written
-        theirs[288..292].copy_from_slice(&image.control[288..292]);
-        assert_eq!(image.control[..292], theirs[..292]);
+        let crc = if control.version < WalVersion::V18 { 288..292 } else { 292..296 };
+        theirs[crc.clone()].copy_from_slice(&image.control[crc.clone()]);
+        assert_eq!(image.control[..crc.end], theirs[..crc.end]);
     }
 
     /// Boots at `end`, somewhere behind everything the cluster wrote.
@@ -136,7 +150,19 @@ mod postgres {
 
     #[test]
     fn a_server_starts_wherever_the_checkpoint_stands() {
-        let mut cluster = Cluster::start(&["--wal-segsize", "1", "-k"], &[]);
+        boots_everywhere(Cluster::create(&["--wal-segsize", "1", "-k"]));
+    }
+
+    #[test]
+    fn a_server_of_16_to_18_starts_wherever_the_checkpoint_stands() {
+        for major in [16, 17, 18] {
+            let Some(binaries) = programs(major) else { continue };
+            boots_everywhere(Cluster::create_with(binaries, &["--wal-segsize", "1", "-k"]));
+        }
+    }
+
+    fn boots_everywhere(mut cluster: Cluster) {
+        cluster.serve(&[]);
         cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i");
         let page = |lsn: u64| lsn.next_multiple_of(8192);
         let segment = |lsn: u64| lsn.next_multiple_of(u64::from(SEGMENT));

@@ -48,7 +48,7 @@ fn parameters() -> Parameters {
 fn earlier(counters: &Checkpoint) -> Vec<u8> {
     let mut file = vec![0; ControlFile::CHECKSUM_AT];
     let mut copy = Vec::new();
-    counters.write(&mut copy);
+    counters.write(WalVersion::V15, 1, &mut copy);
     for (at, bytes) in [
         (0, &SYSTEM.to_le_bytes()[..]),
         (8, &1300_u32.to_le_bytes()),

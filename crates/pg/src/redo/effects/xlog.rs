@@ -5,6 +5,7 @@ use crate::lsn::Lsn;
 use crate::oid::Oid;
 use crate::wal::cursor::Cursor;
 use crate::wal::record::Record;
+use crate::wal::segment::WalVersion;
 
 /// A checkpoint's fields (`CheckPoint`), as in a checkpoint record and in `pg_control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,13 +79,15 @@ impl Checkpoint {
 }
 
 impl Checkpoint {
-    /// Appends the structure of Postgres 13 to 16.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// Appends the structure; `wal_level` is part of it from Postgres 17 on.
+    pub fn write(&self, version: WalVersion, wal_level: i32, out: &mut Vec<u8>) {
         let word = |out: &mut Vec<u8>, word: u32| out.extend_from_slice(&word.to_le_bytes());
         out.extend_from_slice(&self.redo.0.to_le_bytes());
         word(out, self.timeline);
         word(out, self.previous_timeline);
-        out.extend_from_slice(&[u8::from(self.full_page_writes), 0, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(&[u8::from(self.full_page_writes), 0, 0, 0]);
+        let wal_level = if version.has_17_records() { wal_level } else { 0 };
+        out.extend_from_slice(&wal_level.to_le_bytes());
         out.extend_from_slice(&self.next_xid.to_le_bytes());
         word(out, self.next_oid.0);
         word(out, self.next_multi);
