@@ -1,4 +1,10 @@
 //! The versioned store: what is kept on disk and in an object store. Knows no Postgres. See README.md.
 
 pub mod bucket;
+pub mod entry;
+pub mod key;
+pub mod layer;
 pub mod limits;
+pub mod manifest;
+pub mod store;
+pub mod version;

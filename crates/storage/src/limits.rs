@@ -25,3 +25,18 @@ pub const PROBE_ROUNDS: u32 = 5;
 pub const PROBE_WRITERS: usize = 8;
 /// Of the library's messages, which may quote a whole answer.
 pub const STORE_MESSAGE_CHARS_MAX: usize = 300;
+
+// Layers.
+
+/// Bytes of a layer's block before compression: large enough to compress well, small enough to be read for one page.
+pub const BLOCK_RAW_BYTES: usize = 64 << 10;
+/// zstd's level: the fastest that halves WAL.
+pub const COMPRESSION_LEVEL: i32 = 1;
+/// Longest payload of an entry: the longest WAL record with a little around it.
+pub const ENTRY_PAYLOAD_BYTES_MAX: usize = 1021 << 20;
+/// Longest index of a layer: that of a terabyte in blocks of 64 KiB.
+pub const LAYER_INDEX_BYTES_MAX: u64 = 1 << 30;
+/// Layers held open with their index; each costs a descriptor and some hundred KiB.
+pub const LAYERS_OPEN_MAX: usize = 256;
+/// Decompressed blocks kept in memory: 16 MiB.
+pub const BLOCKS_CACHED_MAX: usize = 256;
