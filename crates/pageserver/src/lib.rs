@@ -23,6 +23,7 @@ pub mod limits;
 pub mod login;
 pub mod manifest;
 pub mod messages;
+pub mod moment;
 pub mod page_cache;
 pub mod page_service;
 pub mod server;

@@ -40,6 +40,17 @@ pub const CLIENTS_MAX: usize = 1000;
 /// A client has this long from connecting to its first command.
 pub const LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// WAL in one message to a receiver, as a walsender's (`MAX_SEND_SIZE`).
+pub const WAL_MESSAGE_BYTES_MAX: u64 = 128 << 10;
+/// A receiver of WAL hears from us at least this often; half of what `wal_receiver_timeout` waits.
+pub const WAL_SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Bytes of a base backup in one message.
+pub const BACKUP_MESSAGE_BYTES: usize = 128 << 10;
+/// Base backups under way at once: each holds the changed pages of the transaction logs.
+pub const BACKUPS_MAX: usize = 16;
+/// Temporary replication slots of one connection; they are names only.
+pub const SLOTS_MAX: usize = 4;
+
 /// Status intervals without a word from Postgres after which the connection counts as lost: a minute
 /// with the default interval, as `wal_receiver_timeout`. From the second on, it is asked to answer.
 pub const SILENT_INTERVALS_MAX: u32 = 6;

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Range;
 
 use runtime::net::Stream;
+use runtime::tls::{ClientTls, ServerTls, TlsError, TlsStream, Transport};
 
 /// Kind byte and length word.
 const HEADER_BYTES: usize = 5;
@@ -21,7 +22,8 @@ pub struct Message {
 
 /// A connection, with the bytes received and not yet handed out.
 pub struct Messages {
-    stream: Stream,
+    /// `None` only while, and after, a TLS handshake (that failed).
+    stream: Option<Transport>,
     input: Vec<u8>,
     /// Bytes of `input` that were handed out.
     taken: usize,
@@ -31,11 +33,38 @@ pub struct Messages {
 impl Messages {
     /// Messages with bodies longer than `body_bytes_max` are refused.
     pub fn new(stream: Stream, body_bytes_max: u32) -> Messages {
+        let stream = Some(Transport::Plain(stream));
         Messages { stream, input: Vec::new(), taken: 0, body_bytes_max }
     }
 
-    pub fn stream(&self) -> &Stream {
-        &self.stream
+    /// The encrypted connection, if it is one.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        self.stream.as_ref().and_then(Transport::tls)
+    }
+
+    /// Goes on encrypted, as the side that was asked to. Nothing may be received and not yet taken.
+    pub async fn accept_tls(&mut self, tls: &ServerTls) -> Result<(), TlsError> {
+        if let Some(Transport::Plain(stream)) = self.stream.take() {
+            self.stream = Some(Transport::Tls(tls.accept(stream).await?));
+        }
+        Ok(())
+    }
+
+    /// Goes on encrypted, as the side that asked.
+    pub async fn connect_tls(&mut self, tls: &ClientTls, host: &str) -> Result<(), TlsError> {
+        if let Some(Transport::Plain(stream)) = self.stream.take() {
+            self.stream = Some(Transport::Tls(tls.connect(stream, host).await?));
+        }
+        Ok(())
+    }
+
+    /// Ends our side of the connection, once everything queued is sent.
+    pub async fn shutdown(&self) -> io::Result<()> {
+        self.transport()?.shutdown().await
+    }
+
+    fn transport(&self) -> io::Result<&Transport> {
+        self.stream.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// The next message. Cancel-safe. An end of the stream is `UnexpectedEof`.
@@ -54,7 +83,7 @@ impl Messages {
             if let Some(message) = self.frame()? {
                 return Ok(Some(message));
             }
-            let Some(chunk) = self.stream.try_recv() else { return Ok(None) };
+            let Some(chunk) = self.transport()?.try_recv() else { return Ok(None) };
             let chunk = chunk?;
             self.append(&chunk)?;
         }
@@ -84,17 +113,20 @@ impl Messages {
 
     /// Queues bytes and waits until they are on their way.
     pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.send(bytes).await
+        self.transport()?.send(bytes).await
     }
 
     /// Queues bytes; they leave at the end of this turn.
     pub fn queue(&self, bytes: &[u8]) {
-        self.stream.queue(bytes);
+        if let Ok(stream) = self.transport() {
+            stream.queue(bytes);
+        }
     }
 
     /// Waits until fewer than `below` bytes are unsent.
     pub async fn writable(&self, below: usize) -> io::Result<()> {
-        poll_fn(|context| self.stream.poll_writable(context, below)).await
+        let stream = self.transport()?;
+        poll_fn(|context| stream.poll_writable(context, below)).await
     }
 
     fn frame(&mut self) -> io::Result<Option<Message>> {
@@ -120,7 +152,7 @@ impl Messages {
     }
 
     async fn fill(&mut self) -> io::Result<()> {
-        let chunk = self.stream.recv().await?;
+        let chunk = self.transport()?.recv().await?;
         self.append(&chunk)
     }
 

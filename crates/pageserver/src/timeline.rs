@@ -26,6 +26,8 @@ use crate::watch::Watch;
 
 /// A timeline that has a base backup.
 pub struct Timeline {
+    /// The page server's directory.
+    pub(crate) directory: PathBuf,
     pub manifest: Manifest,
     pub wal_layout: WalLayout,
     pub index: RefCell<Index>,
@@ -61,6 +63,7 @@ impl Timeline {
         let ingested = Watch::default();
         ingested.raise(manifest.start.0);
         Ok(Some(Timeline {
+            directory: directory.to_owned(),
             wal,
             manifest,
             wal_layout,
@@ -78,6 +81,11 @@ impl Timeline {
     /// End of the last record in the index.
     pub fn ingested(&self) -> Lsn {
         Lsn(self.ingested.get())
+    }
+
+    /// Waits until records behind `lsn` are here.
+    pub async fn grows_beyond(&self, lsn: Lsn) {
+        self.ingested.reaches(lsn.0 + 1).await;
     }
 
     /// Up to where the WAL is durable here.

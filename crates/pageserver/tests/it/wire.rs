@@ -102,6 +102,14 @@ fn wrong_commands_get_an_error_and_the_session_goes_on() {
         "PAGESTREAM (VERSION '1')",
         "PAGESTREAM (VERSION '99')",
         "BASE_BACKUP",
+        "BASE_BACKUP (COMPRESSION 'gzip')",
+        "BASE_BACKUP (MAX_RATE '1')",
+        "BASE_BACKUP (LABEL 'a', NONSENSE)",
+        "BASE_BACKUP (MANIFEST_CHECKSUMS 'SHA1')",
+        "BASE_BACKUP (MANIFEST 'no', MANIFEST_CHECKSUMS 'SHA256')",
+        "START_REPLICATION SLOT \"a\" LOGICAL 0/0",
+        "START_REPLICATION SLOT \"a\" 0/1",
+        "START_REPLICATION 0/1",
         "START_REPLICATION 0/0 0/0",
         "RELATIONS x",
         "",
@@ -116,14 +124,22 @@ fn wrong_commands_get_an_error_and_the_session_goes_on() {
             SqlState::CANNOT_CONNECT_NOW,
             SqlState::CANNOT_CONNECT_NOW,
             SqlState::INVALID_PARAMETER_VALUE,
+            SqlState::CANNOT_CONNECT_NOW,
             SqlState::FEATURE_NOT_SUPPORTED,
+            SqlState::SYNTAX_ERROR,
+            SqlState::SYNTAX_ERROR,
+            SqlState::SYNTAX_ERROR,
+            SqlState::SYNTAX_ERROR,
+            SqlState::FEATURE_NOT_SUPPORTED,
+            SqlState::UNDEFINED_OBJECT,
+            SqlState::CANNOT_CONNECT_NOW,
             SqlState::SYNTAX_ERROR,
             SqlState::SYNTAX_ERROR,
             SqlState::SYNTAX_ERROR,
         ]
     );
     let ready = messages(&all).iter().filter(|(kind, _)| *kind == b'Z').count();
-    assert_eq!(ready, 9, "one after log-in, one after each command");
+    assert_eq!(ready, 17, "one after log-in, one after each command");
     service.stop();
 }
 

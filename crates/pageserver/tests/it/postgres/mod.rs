@@ -1,5 +1,6 @@
 //! Tests with a server.
 
+mod backup;
 mod damage;
 mod following;
 mod login;

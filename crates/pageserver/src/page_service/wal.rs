@@ -1,0 +1,218 @@
+//! START_REPLICATION: the WAL we have received, from any position on, and what arrives meanwhile; or, for a base
+//! backup, the WAL up to its end, which is partly our own (see [`crate::moment`]).
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use pg::lsn::Lsn;
+use pg::sqlstate::SqlState;
+use pg::wire::backend;
+use pg::wire::error::Report;
+use pg::wire::frontend::kind;
+use pg::wire::replication::{FromReceiver, Keepalive, POSTGRES_EPOCH_UNIX_MICROS, XLogData};
+use runtime::clock;
+
+use super::session::{End, Session, violation};
+use crate::limits::{STREAM_REPLY_BYTES_MAX, WAL_MESSAGE_BYTES_MAX, WAL_SILENCE_MAX};
+use crate::messages::Message;
+use crate::moment::{Moment, oldest_wal};
+use crate::timeline::Timeline;
+
+/// Whose WAL is sent.
+enum Source {
+    Received(Rc<Timeline>),
+    Backup(Rc<Moment>),
+}
+
+impl Source {
+    /// Up to where there is WAL now.
+    fn end(&self) -> Lsn {
+        match self {
+            Source::Received(timeline) => timeline.durable(),
+            Source::Backup(moment) => moment.wal_end(),
+        }
+    }
+
+    async fn read(&self, start: Lsn, end: Lsn) -> std::io::Result<Vec<u8>> {
+        match self {
+            Source::Received(timeline) => timeline.wal.read(start, end).await,
+            Source::Backup(moment) => moment.wal(start, end).await,
+        }
+    }
+
+    /// The first byte that can be sent.
+    async fn oldest(&self) -> Result<Lsn, Report> {
+        match self {
+            Source::Received(timeline) => {
+                oldest_wal(timeline).await.map_err(|error| error.report())
+            }
+            Source::Backup(moment) => Ok(moment.wal_start()),
+        }
+    }
+
+    /// Waits until there is more WAL than up to `end`.
+    async fn grows_beyond(&self, end: Lsn) {
+        match self {
+            Source::Received(timeline) => timeline.grows_beyond(end).await,
+            Source::Backup(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// What ended a wait.
+enum Event {
+    Wal,
+    Silence,
+    Message(std::io::Result<Message>),
+}
+
+impl Session<'_> {
+    pub(super) async fn send_wal(
+        &mut self,
+        slot: Option<&str>,
+        start: Lsn,
+        timeline: Option<u32>,
+    ) -> Result<Result<(), Report>, End> {
+        let source = match self.wal_source(slot, start, timeline).await {
+            Ok(source) => source,
+            Err(report) => return Ok(Err(report)),
+        };
+        backend::write::copy_both(&mut self.out);
+        self.flush();
+        self.stream_wal(&source, start).await?;
+        backend::write::command_complete(&mut self.out, "START_STREAMING");
+        Ok(Ok(()))
+    }
+
+    async fn wal_source(
+        &self,
+        slot: Option<&str>,
+        start: Lsn,
+        number: Option<u32>,
+    ) -> Result<Source, Report> {
+        self.check_slot(slot)?;
+        let timeline = self.service.timeline()?;
+        let ours = timeline.manifest.timeline;
+        if number.is_some_and(|number| number != ours) {
+            let number = number.unwrap_or_default();
+            let message = format!("requested timeline {number} is not in this server's history");
+            return Err(Report::error(SqlState::UNDEFINED_FILE, message));
+        }
+        let source = match self.moment_of_backup(&timeline, start).await? {
+            Some(moment) => Source::Backup(moment),
+            None => Source::Received(timeline),
+        };
+        let end = source.end();
+        if start > end {
+            let message = format!(
+                "requested starting point {start} is ahead of the WAL flush position of this server {end}"
+            );
+            return Err(Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message));
+        }
+        let oldest = source.oldest().await?;
+        if start < oldest {
+            let message = format!("requested WAL from {start} on has already been removed");
+            let report = Report::error(SqlState::UNDEFINED_FILE, message);
+            return Err(report.with_detail(format!("the oldest WAL here begins at {oldest}")));
+        }
+        Ok(source)
+    }
+
+    /// Sends until the client has enough.
+    async fn stream_wal(&mut self, source: &Source, start: Lsn) -> Result<(), End> {
+        let mut at = start;
+        let mut caught_up = false;
+        loop {
+            while let Some(message) = self.messages.try_receive()? {
+                if self.take_reply(&message, at)? {
+                    backend::write::copy_done(&mut self.out);
+                    return Ok(());
+                }
+            }
+            let end = source.end();
+            if at < end {
+                at = self.send_some(source, at, end).await?;
+                caught_up = false;
+                continue;
+            }
+            if !caught_up {
+                caught_up = true;
+                self.keepalive(at);
+            }
+            match self.wait(source, at).await {
+                Event::Wal => {}
+                Event::Silence => self.keepalive(at),
+                Event::Message(message) => {
+                    let message = message?;
+                    if self.take_reply(&message, at)? {
+                        backend::write::copy_done(&mut self.out);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends one message of WAL; answers up to where. It ends at a page's end if it can, as a walsender's.
+    async fn send_some(&mut self, source: &Source, at: Lsn, end: Lsn) -> Result<Lsn, End> {
+        let whole = Lsn((at.0 + WAL_MESSAGE_BYTES_MAX) & !(pg::wal::segment::PAGE_BYTES - 1));
+        let until = if whole > at { end.min(whole) } else { end };
+        let wal = source.read(at, until).await.map_err(|error| {
+            let message = format!("could not read WAL from {at} on: {error}");
+            End::Fatal(Report::fatal(SqlState::IO_ERROR, message))
+        })?;
+        let mut data = Vec::with_capacity(wal.len() + XLogData::HEADER_BYTES);
+        XLogData { start: at, end, sent_at: now(), wal: &wal }.write(&mut data);
+        backend::write::copy_data(&mut self.out, &data);
+        self.flush();
+        self.messages.writable(STREAM_REPLY_BYTES_MAX).await?;
+        Ok(until)
+    }
+
+    fn keepalive(&mut self, end: Lsn) {
+        let mut data = Vec::new();
+        Keepalive { end, sent_at: now(), reply_requested: false }.write(&mut data);
+        backend::write::copy_data(&mut self.out, &data);
+        self.flush();
+    }
+
+    /// Whether the client has ended the stream.
+    fn take_reply(&mut self, message: &Message, at: Lsn) -> Result<bool, End> {
+        match message.kind {
+            kind::COPY_DATA => {
+                let reply = FromReceiver::read(self.messages.body(message))
+                    .map_err(|error| violation(error.to_string()))?;
+                if matches!(reply, FromReceiver::Status(status) if status.reply_requested) {
+                    self.keepalive(at);
+                }
+                Ok(false)
+            }
+            kind::COPY_DONE => Ok(true),
+            kind::TERMINATE => Err(End::Closed),
+            other => Err(violation(format!("unexpected message type {other} in streaming"))),
+        }
+    }
+
+    async fn wait(&mut self, source: &Source, at: Lsn) -> Event {
+        let mut more = pin!(source.grows_beyond(at));
+        let mut silence = pin!(clock::sleep(WAL_SILENCE_MAX));
+        let mut message = pin!(self.messages.receive());
+        poll_fn(|context| {
+            if let Poll::Ready(message) = message.as_mut().poll(context) {
+                return Poll::Ready(Event::Message(message));
+            }
+            if more.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Event::Wal);
+            }
+            silence.as_mut().poll(context).map(|()| Event::Silence)
+        })
+        .await
+    }
+}
+
+/// The time as the protocol counts it.
+fn now() -> i64 {
+    clock::wall_micros() - POSTGRES_EPOCH_UNIX_MICROS
+}
