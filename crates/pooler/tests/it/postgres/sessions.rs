@@ -33,6 +33,22 @@ fn parameters_follow_a_client_from_server_to_server() {
 }
 
 #[test]
+fn each_client_is_told_its_own_parameters_whoever_came_before() {
+    run(settings(), async |setting: &Setting| {
+        for name in ["one", "one", "two", "one"] {
+            let mut session = setting.session_with(&[("application_name", name)]).await;
+            assert_eq!(session.parameters["application_name"], name);
+            assert_eq!(session.query("show application_name").await, format!("T({name})Z"));
+            // What one client changes the next is not told.
+            assert_eq!(session.query("set datestyle to german").await, "Z");
+        }
+        let other = setting.session().await;
+        assert_eq!(other.parameters["application_name"], "");
+        assert!(other.parameters["DateStyle"].starts_with("ISO"));
+    });
+}
+
+#[test]
 fn parameters_that_are_not_reported_follow_too_and_do_not_leak() {
     let one = Settings { default_pool_size: 1, ..settings() };
     run(one, async |setting: &Setting| {
