@@ -179,7 +179,35 @@ pub enum WalCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Redo every record and compare with the images that Postgres put beside them
+    #[command(after_help = WAL_VERIFY_EXAMPLE)]
+    Verify(WalVerifyOptions),
 }
+
+/// What to hold the WAL against.
+#[derive(Debug, clap::Args)]
+pub struct WalVerifyOptions {
+    /// Directory of WAL segments: pg_wal or an archive
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// Data directory to start from: a copy of the stopped cluster from before the WAL was written
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub base: Option<PathBuf>,
+    /// Data directory of the stopped cluster to compare the outcome with; needs --base
+    #[arg(long, requires = "base", value_hint = ValueHint::DirPath)]
+    pub against: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const WAL_VERIFY_EXAMPLE: &str = "Example:
+  howdah wal verify /var/lib/postgresql/15/main/pg_wal
+  howdah wal verify archive --base before --against after
+
+The server must have written the WAL with wal_consistency_checking = all; with full_page_writes = off
+every change of a page is checked, else only those that are not restored from an image.
+Without --base a page counts from its first image on.";
 
 #[derive(Debug, Subcommand)]
 pub enum TimelineCommand {
@@ -217,7 +245,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Check { file } => check::run(&file),
         Command::Page(options) => page::run(&options, &api),
         Command::Verify(options) => verify::run(&options, &api),
-        Command::Wal(WalCommand::Dump { segments, json }) => wal::dump(&segments, json),
+        Command::Wal(WalCommand::Dump { segments, json }) => wal::dump::run(&segments, json),
+        Command::Wal(WalCommand::Verify(options)) => wal::verify::run(&options),
         Command::Timeline(TimelineCommand::Status { json }) => status::run(&api, json),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "howdah", &mut std::io::stdout());

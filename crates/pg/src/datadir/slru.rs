@@ -141,6 +141,41 @@ pub fn set_multixact_member(page: &mut PageBytes, offset: u32, xid: u32, status:
     }
 }
 
+/// The multixact before this one; 0 is none.
+pub const fn previous_multixact(multi: u32) -> u32 {
+    if multi == 1 { u32::MAX } else { multi.wrapping_sub(1) }
+}
+
+/// Commit timestamps in a page of `pg_commit_ts`: 10 bytes each (`access/transam/commit_ts.c`).
+pub const COMMIT_TIMESTAMPS_PER_PAGE: u32 = 819;
+
+/// The page that has a transaction's commit timestamp.
+pub const fn commit_timestamp_page(xid: u32) -> u32 {
+    xid / COMMIT_TIMESTAMPS_PER_PAGE
+}
+
+/// Writes when a transaction was committed (microseconds since 2000), and the replication origin it came from.
+pub fn set_commit_timestamp(page: &mut PageBytes, xid: u32, time: i64, origin: u16) {
+    let (entries, _tail) = page.as_chunks_mut::<10>();
+    let Some(entry) = entries.get_mut((xid % COMMIT_TIMESTAMPS_PER_PAGE) as usize) else { return };
+    let (at, from) = entry.split_at_mut(8);
+    at.copy_from_slice(&time.to_le_bytes());
+    from.copy_from_slice(&origin.to_le_bytes());
+}
+
+impl Slru {
+    /// How many pages there are before numbers begin again.
+    pub const fn pages(self) -> u64 {
+        let per_page = match self {
+            Slru::Clog => XIDS_PER_PAGE,
+            Slru::CommitTimestamps => COMMIT_TIMESTAMPS_PER_PAGE,
+            Slru::MultiXactOffsets => OFFSETS_PER_PAGE,
+            Slru::MultiXactMembers => MEMBERS_PER_PAGE,
+        };
+        (1_u64 << 32).div_ceil(per_page as u64)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -289,6 +289,11 @@ impl<'a> Record<'a> {
         RecordKind { rmgr, info, version: self.version }
     }
 
+    /// The record as `pg_waldump` prints it in one line, but for what it tells of a kind's own data.
+    pub const fn summary(&self) -> Summary<'_, 'a> {
+        Summary(self)
+    }
+
     /// Bytes that are not page images, as in `pg_waldump`'s `len (rec/tot)`.
     pub fn length_without_images(&self) -> u32 {
         let images: usize =
@@ -302,6 +307,36 @@ impl<'a> Record<'a> {
     }
 }
 
+/// A record in one line: see [`Record::summary`].
+#[derive(Debug)]
+pub struct Summary<'r, 'a>(&'r Record<'a>);
+
+impl fmt::Display for Summary<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.0;
+        let RecordHeader { total_length, xid, previous, .. } = record.header;
+        let (rmgr, length) = (record.rmgr().to_string(), record.length_without_images());
+        // pg_waldump fills the low half of an LSN with zeroes, which Postgres elsewhere does not.
+        let lsn = |lsn: Lsn| format!("{:X}/{:08X}", lsn.0 >> 32, lsn.0 & 0xFFFF_FFFF);
+        write!(
+            f,
+            "rmgr: {rmgr:<11} len (rec/tot): {length:6}/{total_length:6}, tx: {xid:10}, lsn: {}, prev {}, desc: {}",
+            lsn(record.lsn),
+            lsn(previous),
+            record.kind().name().unwrap_or("UNKNOWN"),
+        )?;
+        for block in &record.blocks {
+            write!(f, ", blkref #{}: rel {} blk {}", block.id, block.tag, block.number)?;
+            match block.image.as_ref().map(|image| image.apply) {
+                Some(true) => f.write_str(" FPW")?,
+                Some(false) => f.write_str(" FPW for WAL verification")?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A kind of record, to be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordKind {
@@ -312,6 +347,24 @@ pub struct RecordKind {
 }
 
 impl RecordKind {
+    /// Every kind that a major version has.
+    pub fn all(version: WalVersion) -> Vec<RecordKind> {
+        let mut all: Vec<RecordKind> = Vec::new();
+        for rmgr in (Rmgr::XLOG.0..=Rmgr::LOGICAL_MESSAGE.0).map(Rmgr) {
+            let first = all.len();
+            for info in (0..=0xF0).step_by(0x10) {
+                let kind = RecordKind { rmgr, info, version };
+                // Some bits are no part of the kind: the first with a name stands for it.
+                let known = |other: &RecordKind| other.name() == kind.name();
+                let of_rmgr = all.get(first..).unwrap_or_default();
+                if kind.name().is_some() && !of_rmgr.iter().any(known) {
+                    all.push(kind);
+                }
+            }
+        }
+        all
+    }
+
     /// The name within the resource manager, if that major version has such a kind.
     pub const fn name(self) -> Option<&'static str> {
         rmgr::kind_name(self.rmgr, self.info, self.version)
