@@ -16,6 +16,8 @@ use pg::wire::frontend::{self, SaslInitial};
 use runtime::tls::Transport;
 
 use crate::handshake::{Handshake, HandshakeError, Message};
+use crate::limits::REMEMBERED_MAX;
+use crate::route::RouteKey;
 use crate::settings::Secret;
 
 /// What a stored secret is.
@@ -40,8 +42,11 @@ impl Known {
 pub(crate) struct KeyCache {
     /// For plain passwords of the rules: towards clients.
     verifiers: RefCell<BTreeMap<String, Keys>>,
-    /// By server user: what a client's log-in proved, or what a server's salt made of a password.
-    servers: RefCell<BTreeMap<String, Keys>>,
+    /// By database and server user: what a client's log-in proved, or what a server's salt made of a
+    /// password. Databases may be of different servers, where the same name is another role.
+    servers: RefCell<BTreeMap<RouteKey, Keys>>,
+    /// What `auth_query` said of users who then proved themselves.
+    found: RefCell<BTreeMap<RouteKey, Secret>>,
     /// Makes mock salts the same each time.
     nonce: [u8; 16],
 }
@@ -53,19 +58,28 @@ impl KeyCache {
         KeyCache { nonce, ..KeyCache::default() }
     }
 
-    /// Forgets what new rules may contradict.
+    /// Forgets what new rules may contradict. What log-ins proved stays: clients that are there may
+    /// need servers before anybody logs in again.
     pub(crate) fn clear(&self) {
         self.verifiers.borrow_mut().clear();
-        self.servers.borrow_mut().clear();
     }
 
     /// What the user proved to know, for logging in to servers as this user.
-    pub(crate) fn learn(&self, user: &str, keys: Keys) {
-        self.servers.borrow_mut().insert(user.to_owned(), keys);
+    pub(crate) fn learn(&self, route: &RouteKey, keys: Keys) {
+        remember(&mut self.servers.borrow_mut(), route, keys);
     }
 
-    pub(crate) fn for_server(&self, user: &str) -> Option<Keys> {
-        self.servers.borrow().get(user).cloned()
+    pub(crate) fn for_server(&self, route: &RouteKey) -> Option<Keys> {
+        self.servers.borrow().get(route).cloned()
+    }
+
+    /// What `auth_query` said of a user who has proved it, for the same purpose.
+    pub(crate) fn learn_found(&self, route: &RouteKey, secret: Secret) {
+        remember(&mut self.found.borrow_mut(), route, secret);
+    }
+
+    pub(crate) fn found(&self, route: &RouteKey) -> Option<Secret> {
+        self.found.borrow().get(route).cloned()
     }
 
     fn verifier(&self, user: &str, password: &str, iterations: u32) -> scram::Secret {
@@ -79,6 +93,13 @@ impl KeyCache {
         self.verifiers.borrow_mut().insert(user.to_owned(), keys);
         secret
     }
+}
+
+fn remember<T>(map: &mut BTreeMap<RouteKey, T>, route: &RouteKey, value: T) {
+    if map.len() >= REMEMBERED_MAX && !map.contains_key(route) {
+        map.pop_first();
+    }
+    map.insert(route.clone(), value);
 }
 
 /// A password method that a client must pass.

@@ -198,10 +198,11 @@ impl Login<'_> {
     async fn run(&mut self, stream: &Transport) -> Result<(), Report> {
         self.start(stream);
         let user = self.rule.server_user.clone();
-        let known = self.rule.server_secret.as_ref().map(Known::of);
-        let keys = self.router.keys.for_server(&user);
+        let found = self.router.keys.found(&self.route.key);
+        let known = self.rule.server_secret.as_ref().or(found.as_ref()).map(Known::of);
+        let keys = self.router.keys.for_server(&self.route.key);
         let end_point = stream.tls().and_then(|tls| tls.end_point_hash());
-        let mut auth = ServerAuth::new(user.clone(), known, keys, end_point);
+        let mut auth = ServerAuth::new(user, known, keys, end_point);
         loop {
             let message = self.handshake.message(stream).await.map_err(broken)?;
             match message.kind {
@@ -218,7 +219,7 @@ impl Login<'_> {
                 kind::PARAMETER_STATUS => self.parameter(&message.body)?,
                 kind::READY_FOR_QUERY => {
                     if let Some(keys) = auth.into_keys() {
-                        self.router.keys.learn(&user, keys);
+                        self.router.keys.learn(&self.route.key, keys);
                     }
                     return Ok(());
                 }

@@ -238,6 +238,7 @@ impl Route {
             }
         }
         let login_waits = self.pool.logins_waiting.get() > 0 && self.welcome.borrow().is_none();
+        let login_waits = login_waits || self.pool.lookups.len() > 0;
         if login_waits && router.cores() > 1 {
             next.add(Some(now + Duration::from_millis(STARVED_MS)));
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use pg::auth::scram::Keys;
 use pg::sqlstate::SqlState;
 use pg::wire::backend::{Authentication, TransactionStatus, write};
 use pg::wire::error::Report;
@@ -19,19 +20,20 @@ use runtime::clock;
 use runtime::identity::User;
 use runtime::net::{Address, Stream};
 
-use crate::auth::{self, ClientAuth, Exchange, Known};
+use crate::auth::{self, ClientAuth, Exchange, KeyCache, Known};
 use crate::cancel::{self, CancelTarget};
 use crate::client::{Client, Parts};
 use crate::console::{CONSOLE_DATABASES, Console, Flow, WELCOME_PARAMETERS};
 use crate::handshake::{Handshake, HandshakeError};
 use crate::hba::{Attempt, Method, Origin};
 use crate::limits::{CANCEL_KEY_BYTES, NEGOTIATIONS_MAX, STARTUP_PARAMETERS_MAX, STARVED_MS};
+use crate::lookup;
 use crate::parameters::{self, ParameterSet};
 use crate::registry;
-use crate::route::{Greeting, Route, Welcome};
+use crate::route::{Greeting, Route, RouteKey, Welcome};
 use crate::router::{Phase, Router};
 use crate::rules::{ConsoleRight, Rules};
-use crate::settings::or_forever;
+use crate::settings::{Secret, or_forever};
 use runtime::tls::{ALPN_POSTGRESQL, Transport};
 
 /// Who has come in.
@@ -161,6 +163,24 @@ struct Wanted {
     parameters: Vec<(String, String)>,
 }
 
+/// What a log-in has shown that helps to log in to servers as the same user.
+struct Proven {
+    /// What `auth_query` said, if it was asked.
+    found: Option<Secret>,
+    keys: Option<Keys>,
+}
+
+impl Proven {
+    fn remember(self, cache: &KeyCache, route: &RouteKey) {
+        if let Some(secret) = self.found {
+            cache.learn_found(route, secret);
+        }
+        if let Some(keys) = self.keys {
+            cache.learn(route, keys);
+        }
+    }
+}
+
 impl Arrival<'_> {
     fn stream(&self) -> &Transport {
         self.stream.as_ref().expect("the stream is away only during the TLS handshake")
@@ -183,10 +203,13 @@ impl Arrival<'_> {
             let message = format!("database \"{}\" is disabled", wanted.database);
             return Err(fatal(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message));
         }
-        // Unknown databases are refused after the proof, lest anybody can try names.
-        let route = self.router.route(&wanted.database, &wanted.user);
-        self.prove(&wanted).await?;
-        let route = route?;
+        // Unknown databases are refused after the proof, lest anybody can try names; and nothing is
+        // kept of who has proved nothing.
+        let proven = self.prove(&wanted).await?;
+        let route = self.router.route(&wanted.database, &wanted.user)?;
+        if *route.key.user == *wanted.user {
+            proven.remember(&self.router.keys, &route.key);
+        }
         self.check_route_limits(&route)?;
         self.welcome(route, wanted).await
     }
@@ -377,7 +400,7 @@ impl Arrival<'_> {
     }
 
     /// Has the client prove who it is.
-    async fn prove(&mut self, wanted: &Wanted) -> Result<(), Refused> {
+    async fn prove(&mut self, wanted: &Wanted) -> Result<Proven, Refused> {
         let rules = Arc::clone(&self.rules);
         let origin = match self.address {
             Address::Tcp(address) => Origin::Tcp { address: address.ip(), tls: self.is_tls() },
@@ -388,13 +411,19 @@ impl Arrival<'_> {
         let demand = rules.demand(&attempt).map_err(|refusal| {
             fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, refusal.to_string())
         })?;
+        let mut found = None;
+        let asks_nothing = demand.method == Method::Reject
+            || rules.settings.auth_type == crate::settings::AuthType::Any;
+        if !asks_nothing && rules.secret(&wanted.user).is_none() {
+            found = lookup::secret(self.router, &wanted.database, &wanted.user).await?;
+        }
         let exchange = match demand.method {
             Method::Trust => {
                 let settings = &rules.settings;
                 let any = settings.auth_type == crate::settings::AuthType::Any
                     || settings.trust_unknown_users;
-                if any || rules.knows_user(&wanted.user) {
-                    return Ok(());
+                if any || rules.knows_user(&wanted.user) || found.is_some() {
+                    return Ok(Proven { found, keys: None });
                 }
                 return Err(fatal(
                     SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
@@ -407,7 +436,7 @@ impl Arrival<'_> {
             Method::Cert | Method::Peer | Method::Reject => {
                 let proven = self.proven_name(demand.method);
                 if proven.is_some_and(|name| demand.permits(&name, &wanted.user)) {
-                    return Ok(());
+                    return Ok(Proven { found, keys: None });
                 }
                 return Err(fatal(
                     SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
@@ -418,16 +447,13 @@ impl Arrival<'_> {
         let mut auth = ClientAuth {
             stream: self.stream.as_ref().expect("the TLS handshake is over"),
             user: &wanted.user,
-            known: rules.secret(&wanted.user).map(Known::of),
+            known: rules.secret(&wanted.user).or(found.as_ref()).map(Known::of),
             cache: &self.router.keys,
             iterations: rules.settings.scram_iterations,
             end_point: self.stream().tls().and_then(|tls| tls.end_point_hash()),
         };
         let keys = auth::authenticate(&mut auth, &mut self.handshake, exchange).await?;
-        if let Some(keys) = keys {
-            self.router.keys.learn(&wanted.user, keys);
-        }
-        Ok(())
+        Ok(Proven { found, keys })
     }
 
     /// The name that the connection itself proves: of a certificate or a system user.

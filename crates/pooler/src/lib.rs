@@ -19,6 +19,7 @@ pub mod hba;
 mod home;
 mod limits;
 mod listener;
+mod lookup;
 mod orders;
 mod parameters;
 pub mod pgbouncer_ini;

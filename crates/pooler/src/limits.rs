@@ -59,6 +59,9 @@ pub(crate) const MAILBOX_CAPACITY: usize = 4096;
 /// A waiter that is older than this asks other cores for a server.
 pub(crate) const STARVED_MS: u64 = 10;
 
+/// Users and databases of which one core remembers how to log in to servers.
+pub(crate) const REMEMBERED_MAX: usize = 16 * 1024;
+
 /// Length of the cancel keys that we hand out under protocol 3.2.
 pub(crate) const CANCEL_KEY_BYTES: usize = 16;
 

@@ -126,9 +126,6 @@ impl Reading<'_> {
             Section::Databases => {
                 let database = entries::database(value)
                     .map_err(|message| (Some(format!("databases.{key}")), message))?;
-                if database.auth_user.is_some() || database.auth_query.is_some() {
-                    self.warn(place, format!("databases.{key}"), AUTH_QUERY_WARNING);
-                }
                 self.places.insert(format!("databases.{key}"), place.clone());
                 self.settings.databases.insert(key.to_owned(), database);
                 Ok(())
@@ -167,9 +164,7 @@ impl Reading<'_> {
                     .map_err(|message| (Some(key.to_owned()), message))?;
                 // Who sets a default expects nothing of it.
                 let is_news = show(&self.settings) != show(&Settings::pgbouncer());
-                if key == "auth_user" && is_news {
-                    self.warn(place, key, AUTH_QUERY_WARNING);
-                } else if options::NOT_YET.contains(&key) && is_news && !key.starts_with("auth_") {
+                if options::NOT_YET.contains(&key) && is_news {
                     self.warn(place, key, "has no effect yet");
                 }
                 self.places.insert(key.to_owned(), place.clone());
@@ -235,8 +230,6 @@ impl Reading<'_> {
         }
     }
 }
-
-const AUTH_QUERY_WARNING: &str = "auth_query is not run yet: only users of auth_file can log in";
 
 /// A key, if there is one, and what is wrong.
 type Complaint = (Option<String>, String);

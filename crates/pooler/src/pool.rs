@@ -16,6 +16,7 @@ use runtime::executor;
 
 use crate::client::{Client, End, settings_changed};
 use crate::limits::{OPENINGS_MAX, STARVED_MS};
+use crate::lookup::Lookups;
 use crate::queue::Queue;
 use crate::relay::reply;
 use crate::route::Route;
@@ -30,6 +31,7 @@ pub(crate) struct Pool {
     /// All of them, whoever has them.
     servers: RefCell<Vec<Rc<Server>>>,
     pub(crate) queue: Queue,
+    pub(crate) lookups: Lookups,
     /// Connections that are being opened, with a permit.
     pub(crate) opening: Cell<u32>,
     /// Permits asked for and not answered yet.
@@ -80,7 +82,10 @@ impl Route {
             return None;
         }
         loop {
-            let server = pool.idle.borrow_mut().pop_back()?;
+            let server = match self.config().round_robin {
+                true => pool.idle.borrow_mut().pop_front()?,
+                false => pool.idle.borrow_mut().pop_back()?,
+            };
             if !self.needs_check(&server) {
                 return Some(server);
             }
@@ -167,6 +172,13 @@ impl Route {
             },
             None => server,
         };
+        let server = match self.pool.paused.get() {
+            true => server,
+            false => match self.pool.lookups.give(server) {
+                Some(server) => server,
+                None => return,
+            },
+        };
         if !self.pool.paused.get()
             && let Some(client) = self.pool.queue.pop()
         {
@@ -246,7 +258,7 @@ impl Route {
         } else {
             0
         };
-        let demand = (pool.queue.len() + first).max(minimum);
+        let demand = (pool.queue.len() + pool.lookups.len() + first).max(minimum);
         while !pool.paused.get() && self.recent_failure().is_none() {
             let coming = (pool.opening.get() + pool.asked.get()) as usize;
             if coming >= demand.min(OPENINGS_MAX) {
@@ -323,6 +335,7 @@ impl Route {
         for waker in self.pool.logins.take() {
             waker.wake();
         }
+        self.pool.lookups.wake();
     }
 
     /// The failure that keeps this pool from trying again just now, if it has no server either.
@@ -399,7 +412,8 @@ impl Route {
         let login = pool.logins_waiting.get() > 0 && self.welcome.borrow().is_none();
         let minimum = self.rule.borrow().min_pool_size as usize;
         let short = self.clients.get() > 0 && pool.total() < minimum;
-        !pool.paused.get() && (login || short || pool.queue.len() > pool.opening.get() as usize)
+        let waiting = pool.queue.len() + pool.lookups.len();
+        !pool.paused.get() && (login || short || waiting > pool.opening.get() as usize)
     }
 
     /// The oldest waiting client's time in the queue.

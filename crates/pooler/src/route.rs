@@ -77,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) disable_pqexec: bool,
     pub(crate) reset_always: bool,
     pub(crate) server_fast_close: bool,
+    /// The server that has been idle longest is next.
+    pub(crate) round_robin: bool,
     /// The shortest time limits: of clients that wait, of pools whose clients wait, of clients that
     /// hold a server, of idle clients, of idle servers.
     pub(crate) waiting_limit: Option<Duration>,
@@ -232,6 +234,7 @@ impl Config {
             disable_pqexec: settings.disable_pqexec,
             reset_always: settings.server_reset_query_always,
             server_fast_close: settings.server_fast_close && session,
+            round_robin: settings.server_round_robin,
             waiting_limit: shortest([
                 rule.query_wait_timeout,
                 enabled(settings.query_wait_notify),

@@ -31,7 +31,7 @@ use crate::parameters::{ParameterSets, Tracked};
 use crate::prepared::Statements;
 use crate::registry::Registry;
 use crate::route::{PerCore, Route, RouteKey};
-use crate::rules::Rules;
+use crate::rules::{RouteRule, Rules};
 use crate::server::{Moving, Server};
 use crate::stats::Period;
 use crate::tls::TlsConfigs;
@@ -225,14 +225,19 @@ impl Router {
                 format!("database \"{database}\" does not exist"),
             )
         })?;
+        Ok(self.route_of(database, rule))
+    }
+
+    /// The route of a database and the rule's server user.
+    pub(crate) fn route_of(self: &Rc<Router>, database: &str, rule: RouteRule) -> Rc<Route> {
         let key = RouteKey { database: database.into(), user: rule.server_user.as_str().into() };
         if let Some(route) = self.routes.borrow().get(&key) {
-            return Ok(Rc::clone(route));
+            return Rc::clone(route);
         }
-        let route = Route::new(key.clone(), self, &rules, rule);
+        let route = Route::new(key.clone(), self, &self.rules(), rule);
         route.pool.paused.set(self.is_paused(database));
         self.routes.borrow_mut().insert(key, Rc::clone(&route));
-        Ok(route)
+        route
     }
 
     pub(crate) fn is_paused(&self, database: &str) -> bool {
@@ -543,7 +548,7 @@ impl Router {
         self.per_core.tracked.replace(Tracked::new(&rules.settings));
         for route in self.routes() {
             let (database, user) = (&*route.key.database, &*route.key.user);
-            match rules.route(database, user) {
+            match rules.pool(database, user) {
                 Some(rule) => route.configure(&rules, rule),
                 // Its clients may stay; new ones find it no longer.
                 None => self.forget_route(&route.key),

@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::console::CONSOLE_DATABASES;
 use crate::hba::{Attempt, Hba, HbaRule, IdentMaps, Interfaces, Method, Refusal};
 use crate::settings::file::SettingsError;
 use crate::settings::{
@@ -77,6 +78,16 @@ pub struct RouteRule {
     pub transaction_timeout: Option<Duration>,
     pub idle_transaction_timeout: Option<Duration>,
     pub client_idle_timeout: Option<Duration>,
+}
+
+/// How the secret of a user is found out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lookup {
+    /// As clients would name it.
+    pub database: String,
+    pub query: String,
+    /// Of the pool that the query is run in: `auth_user`'s.
+    pub rule: RouteRule,
 }
 
 /// What a client has to show.
@@ -185,12 +196,39 @@ impl Rules {
         }
     }
 
+    /// How to find out the secret of a user whom no file names, for a client of `database`; `None`:
+    /// nobody is to be asked.
+    #[must_use]
+    pub fn lookup(&self, database: &str) -> Option<Lookup> {
+        let settings = &self.settings;
+        let entry = settings.database(database).filter(|_| !CONSOLE_DATABASES.contains(&database));
+        let own = |of: fn(&Database) -> Option<&String>| entry.and_then(of);
+        let user = own(|entry| entry.auth_user.as_ref()).or(settings.auth_user.as_ref())?;
+        let place = own(|entry| entry.auth_dbname.as_ref()).or(settings.auth_dbname.as_ref());
+        // The console has no server to ask.
+        let place = place.map(String::as_str).or(entry.map(|_| database))?;
+        let query = own(|entry| entry.auth_query.as_ref()).unwrap_or(&settings.auth_query);
+        let rule = self.rule(place, user, user)?;
+        Some(Lookup { database: place.to_owned(), query: query.clone(), rule })
+    }
+
     /// The rule for clients that ask for `database` as `user`; `None`: there is no such database.
     #[must_use]
     pub fn route(&self, database: &str, user: &str) -> Option<RouteRule> {
+        let entry = self.settings.database(database)?;
+        self.rule(database, user, entry.user.as_deref().unwrap_or(user))
+    }
+
+    /// The rule for the pool of servers that are logged in to as `server_user`.
+    #[must_use]
+    pub fn pool(&self, database: &str, server_user: &str) -> Option<RouteRule> {
+        self.rule(database, server_user, server_user)
+    }
+
+    fn rule(&self, database: &str, user: &str, server_user: &str) -> Option<RouteRule> {
         let settings = &self.settings;
         let entry = settings.database(database)?;
-        let server_user = entry.user.as_deref().unwrap_or(user);
+        let is_forced = entry.user.as_deref() == Some(server_user);
         let for_client = settings.users.get(user);
         let for_pool = settings.users.get(server_user);
         let client_timeout = |of: fn(&User) -> Option<Duration>, all: Duration| {
@@ -206,8 +244,13 @@ impl Rules {
             load_balance_hosts: entry.load_balance_hosts,
             server_database: entry.dbname.as_deref().unwrap_or(database).to_owned(),
             server_user: server_user.to_owned(),
-            forced_user: entry.user.is_some(),
-            server_secret: entry.password.as_ref().or_else(|| self.secret(server_user)).cloned(),
+            forced_user: is_forced,
+            server_secret: entry
+                .password
+                .as_ref()
+                .filter(|_| is_forced)
+                .or_else(|| self.secret(server_user))
+                .cloned(),
             startup_parameters: startup_parameters(entry),
             connect_query: entry.connect_query.clone(),
             pool_mode: for_pool
@@ -272,7 +315,7 @@ impl Rules {
                 settings.server_tls_key_file.clone(),
             )
         };
-        match (self.route(database, user), newer.route(database, user)) {
+        match (self.pool(database, user), newer.pool(database, user)) {
             (Some(old), Some(new)) => old.reaches_like(&new) && tls(self) == tls(newer),
             _ => false,
         }

@@ -103,8 +103,6 @@ fn one_of_several_processes() {
             "pgbouncer.ini:9: so_reuseport: has no effect: one process uses all cores",
             "pgbouncer.ini:10: peer_id: has no effect: all cores are in one process, \
              cancel requests find their server",
-            "pgbouncer.ini:13: auth_user: auth_query is not run yet: \
-             only users of auth_file can log in",
         ]
     );
 }
@@ -157,8 +155,8 @@ fn options_without_effect_are_named_with_their_line() {
 fn options_that_nothing_obeys_yet_are_named_unless_they_say_nothing_new() {
     check_warnings(
         "[pgbouncer]\nserver_round_robin = 0\ndns_max_ttl = 15\nauth_user =\n\
-         application_name_add_host = 1\n",
-        &["pgbouncer.ini:5: application_name_add_host: has no effect yet"],
+         dns_nxdomain_ttl = 1\n",
+        &["pgbouncer.ini:5: dns_nxdomain_ttl: has no effect yet"],
     );
 }
 

@@ -31,19 +31,7 @@ pub enum Effect {
 }
 
 /// Options that are read and shown, but that nothing obeys yet.
-pub const NOT_YET: [&str; 11] = [
-    "application_name_add_host",
-    "auth_dbname",
-    "auth_query",
-    "auth_user",
-    "autodb_idle_timeout",
-    "dns_max_ttl",
-    "dns_nxdomain_ttl",
-    "pool_idle_timeout",
-    "server_fast_close",
-    "server_round_robin",
-    "unix_socket_group",
-];
+pub const NOT_YET: [&str; 3] = ["dns_max_ttl", "dns_nxdomain_ttl", "unix_socket_group"];
 
 /// The option of that name, if PgBouncer has it.
 #[must_use]

@@ -1,6 +1,7 @@
 //! The pooler in front of a real Postgres: each test has a server of its own, and everything of the
 //! pooler's and the clients' runs on one core.
 
+mod auth_query;
 mod cluster;
 mod cores;
 mod logins;

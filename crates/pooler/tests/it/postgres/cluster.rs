@@ -86,7 +86,11 @@ impl Cluster {
 
     /// Runs SQL, past the pooler; answers unaligned rows.
     pub(crate) fn sql(&self, sql: &str) -> String {
-        self.run("psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql])
+        self.sql_in("postgres", sql)
+    }
+
+    pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
+        self.run("psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql])
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> String {
