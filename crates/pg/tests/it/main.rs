@@ -10,6 +10,8 @@ mod datadir;
 #[cfg(test)]
 mod redo;
 #[cfg(test)]
+mod state;
+#[cfg(test)]
 mod wal;
 mod wire;
 #[cfg(test)]
