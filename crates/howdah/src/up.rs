@@ -129,7 +129,7 @@ impl Applet for Followed {
 async fn prepare(config: &Config, cluster: &Cluster, directory: &Directory) -> Result<String> {
     let version = cluster.version().await?;
     ports::check(config)?;
-    if !cluster.exists()? {
+    if !cluster.exists_for(&version)? {
         output::note(format!(
             "making a PostgreSQL {version} cluster in {}",
             cluster.data.display()

@@ -1,12 +1,13 @@
 //! Where PostgreSQL's programs are, and whether they are of a version that we know.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::config::environment::Environment;
 use crate::error::{Error, Result};
 
-/// The major version that Howdah knows.
-pub const MAJOR: u32 = 15;
+/// The major versions that Howdah knows.
+const MAJORS: RangeInclusive<u32> = 15..=18;
 
 /// Programs that `howdah up` needs.
 const NEEDED: [&str; 2] = ["postgres", "initdb"];
@@ -69,13 +70,18 @@ impl Binaries {
                 self.folder.display()
             ))
             .hint(
-                "Howdah needs PostgreSQL 15; name its folder by postgres.bin_dir or HOWDAH_PG_BIN",
+                "Howdah needs PostgreSQL 15 to 18; name its folder by postgres.bin_dir or HOWDAH_PG_BIN",
             )
         };
         let version = version_in(printed).ok_or_else(|| wrong(printed.trim()))?;
-        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-        if major == Some(MAJOR) { Ok(version.to_owned()) } else { Err(wrong(version)) }
+        let known = major_of(version).parse().is_ok_and(|major| MAJORS.contains(&major));
+        if known { Ok(version.to_owned()) } else { Err(wrong(version)) }
     }
+}
+
+/// `15` of `15.18`.
+pub fn major_of(version: &str) -> &str {
+    version.split('.').next().unwrap_or_default()
 }
 
 /// `15.18` in `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
@@ -93,11 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_known_major_version_is_accepted() {
+    fn only_known_major_versions_are_accepted() {
         let debian = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
         assert_eq!(check(debian), Ok("15.18".to_owned()));
-        let error = check("postgres (PostgreSQL) 16.2\n").expect_err("16 is another");
-        assert!(error.message.contains("16.2") && error.hint.is_some());
+        assert_eq!(check("postgres (PostgreSQL) 17.11\n"), Ok("17.11".to_owned()));
+        for unknown in ["14.23", "19rc1", "160.2"] {
+            let error = check(&format!("postgres (PostgreSQL) {unknown}\n")).expect_err(unknown);
+            assert!(error.message.contains(unknown) && error.hint.is_some());
+        }
         assert!(check("something else").is_err());
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use runtime::fs::blocking as fs;
 use runtime::process::Command;
 
-use super::binaries::{Binaries, MAJOR};
+use super::binaries::{Binaries, major_of};
 use super::files;
 use crate::error::{Error, Result, While};
 use crate::limits::SOCKET_PATH_BYTES_MAX;
@@ -30,7 +30,28 @@ impl Cluster {
         self.run.join(format!(".s.PGSQL.{}", files::server_port(self.port)))
     }
 
-    /// Whether there is a cluster already; an error if it is one that we cannot run.
+    /// Whether there is a cluster already; an error if programs of this version cannot run it.
+    pub fn exists_for(&self, programs: &str) -> Result<bool> {
+        if !self.exists()? {
+            return Ok(false);
+        }
+        let (found, major) = (self.major()?, major_of(programs));
+        if found == major {
+            return Ok(true);
+        }
+        let shown = self.data.display();
+        Err(Error::new(format!("the cluster in \"{shown}\" is of PostgreSQL {found}"))
+            .hint(format!("the programs are of PostgreSQL {major}; choose others by postgres.bin_dir, or another folder, or upgrade the cluster with pg_upgrade")))
+    }
+
+    fn major(&self) -> Result<String> {
+        let path = self.data.join("PG_VERSION");
+        let text = fs::read_to_string(&path);
+        let text = text.or_fail(format_args!("could not read \"{}\"", path.display()))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Whether there is a cluster already; an error if something else is there.
     pub fn exists(&self) -> Result<bool> {
         let shown = self.data.display();
         let version = self.data.join("PG_VERSION");
@@ -46,13 +67,7 @@ impl Cluster {
                 Err(error.hint("choose another folder by --dir or postgres.data_dir"))
             };
         }
-        let found = fs::read_to_string(&version)
-            .or_fail(format_args!("could not read \"{}\"", version.display()))?;
-        if found.trim() == MAJOR.to_string() {
-            return Ok(true);
-        }
-        Err(Error::new(format!("the cluster in \"{shown}\" is of PostgreSQL {}", found.trim()))
-            .hint(format!("Howdah runs PostgreSQL {MAJOR}; choose another folder, or upgrade the cluster with pg_upgrade")))
+        Ok(true)
     }
 
     /// Asks the programs for their version, and refuses one that we do not know.
