@@ -17,6 +17,24 @@ impl Key {
     pub const FIRST: Key = Key { chunk: Chunk([0; 16]), block: 0 };
     pub const LAST: Key = Key { chunk: Chunk([0xFF; 16]), block: u32::MAX };
 
+    /// The key after this one; none comes after the last.
+    pub fn next(self) -> Option<Key> {
+        if let Some(block) = self.block.checked_add(1) {
+            return Some(Key { block, ..self });
+        }
+        let chunk = u128::from_be_bytes(self.chunk.0).checked_add(1)?;
+        Some(Key { chunk: Chunk(chunk.to_be_bytes()), block: 0 })
+    }
+
+    /// The key before this one; none comes before the first.
+    pub fn previous(self) -> Option<Key> {
+        if let Some(block) = self.block.checked_sub(1) {
+            return Some(Key { block, ..self });
+        }
+        let chunk = u128::from_be_bytes(self.chunk.0).checked_sub(1)?;
+        Some(Key { chunk: Chunk(chunk.to_be_bytes()), block: u32::MAX })
+    }
+
     /// Big endian, so that bytes sort as keys do.
     pub fn to_bytes(self) -> [u8; Key::BYTES] {
         let mut bytes = [0; Key::BYTES];
@@ -43,5 +61,17 @@ mod tests {
         assert!(keys.is_sorted());
         assert!(keys.map(Key::to_bytes).is_sorted());
         assert_eq!(keys.map(|key| Key::from_bytes(&key.to_bytes())), keys);
+    }
+
+    #[test]
+    fn next_and_previous_are_neighbours() {
+        let chunk = Chunk(7u128.to_be_bytes());
+        for block in [0, 1, u32::MAX - 1, u32::MAX] {
+            let key = Key { chunk, block };
+            let next = key.next().expect("not the last");
+            assert!(key < next);
+            assert_eq!(next.previous(), Some(key));
+        }
+        assert_eq!((Key::FIRST.previous(), Key::LAST.next()), (None, None));
     }
 }

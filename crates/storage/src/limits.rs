@@ -36,7 +36,40 @@ pub const COMPRESSION_LEVEL: i32 = 1;
 pub const ENTRY_PAYLOAD_BYTES_MAX: usize = 1021 << 20;
 /// Longest index of a layer: that of a terabyte in blocks of 64 KiB.
 pub const LAYER_INDEX_BYTES_MAX: u64 = 1 << 30;
-/// Layers held open with their index; each costs a descriptor and some hundred KiB.
+/// A layer is written in pieces of this size: a call for each block would cost as much as its compression.
+pub const WRITE_BYTES: usize = 1 << 20;
+/// Largest block, before and after compression: one with the longest payload.
+pub const BLOCK_BYTES_MAX: usize = ENTRY_PAYLOAD_BYTES_MAX + (1 << 20);
+/// Bytes of entries after which compaction begins another layer: a download of a few seconds, an index of 400 KiB.
+pub const LAYER_RAW_BYTES: u64 = 256 << 20;
+
+// One timeline's store.
+
+/// Layers held open; each costs a descriptor.
 pub const LAYERS_OPEN_MAX: usize = 256;
-/// Decompressed blocks kept in memory: 16 MiB.
-pub const BLOCKS_CACHED_MAX: usize = 256;
+/// Memory of their indexes: 0.1 % of what they tell of, so this is enough for 64 GB.
+pub const INDEX_CACHE_BYTES_MAX: usize = 64 << 20;
+/// Memory of decompressed blocks. Pages have a cache of their own above; this one saves decompression to reads that come
+/// together.
+pub const BLOCK_CACHE_BYTES_MAX: usize = 16 << 20;
+/// Edits of a manifest after which it is written anew: each is a file to be read at the start.
+pub const MANIFEST_EDITS_MAX: usize = 256;
+/// Edits smaller than this are no reason to write it anew.
+pub const MANIFEST_EDIT_BYTES_MIN: usize = 1 << 20;
+/// Layers that a search looks at one by one before they go into the tree: a microsecond.
+pub const LAYERS_UNINDEXED_MAX: usize = 128;
+/// Layers whose tree is built on the core itself: a few milliseconds. More go to another thread.
+pub const LAYERS_INDEXED_AT_ONCE: usize = 4096;
+
+// Compaction.
+
+/// Layers of level 0 that are merged together; a read looks into each of them.
+pub const LEVEL0_LAYERS: usize = 8;
+/// As many are merged at once if there are more: each holds a block in memory.
+pub const MERGED_LAYERS_MAX: usize = 64;
+/// Delta layers on top of each other that are reason for an image: a read looks into each of them.
+pub const DELTA_DEPTH_MAX: usize = 4;
+/// Layers looked at before other tasks have a turn.
+pub const LAYERS_LOOKED_AT_ONCE: usize = 1024;
+/// Layers that collection decides about before other tasks have a turn: a few searches each.
+pub const COLLECTED_AT_ONCE: usize = 128;

@@ -1,7 +1,12 @@
-//! The layers of one timeline on disk: reading the versions of a key, adding layers.
+//! The store of one timeline: its layers on disk, the manifest that makes them count, reading and writing.
 //!
-//! Invariants: a layer counts from the moment that the manifest names it, and is durable by then; files that the manifest
-//! does not name are removed when the store is opened. Ancestors are the owner's business.
+//! Invariants:
+//! 1. A layer counts from the moment that the manifest names it, and is durable by then; files that the manifest does not
+//!    name are removed when the store is opened.
+//! 2. A change of the manifest is made as a whole, whatever becomes of the task that asked for it.
+//! 3. What changes layers into other layers runs one at a time; reading never waits for it.
+//!
+//! Ancestors are the owner's business: reading answers what this timeline has.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,26 +14,120 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use runtime::fs;
+use runtime::{executor, fs};
 
-use crate::entry::{Entry, OwnedEntry};
+use crate::cache::Recent;
+use crate::entry::OwnedEntry;
 use crate::key::Key;
-use crate::layer::{self, Layer, LayerInfo, LayerWriter};
-use crate::limits::{BLOCKS_CACHED_MAX, LAYERS_OPEN_MAX};
-use crate::manifest::Manifest;
+use crate::layer::block::Block;
+use crate::layer::reader::Layer;
+use crate::layer::writer::{LayerWriter, Litter};
+use crate::layer::{self, Kind, LayerInfo};
+use crate::layer_map::LayerMap;
+use crate::limits::{
+    BLOCK_CACHE_BYTES_MAX, COMPRESSION_LEVEL, INDEX_CACHE_BYTES_MAX, LAYERS_OPEN_MAX,
+};
+use crate::manifest::{Edit, Log, Manifest};
+use crate::turn::Turn;
 use crate::version::Version;
 
-/// The store of one timeline.
+pub mod compaction;
+pub mod gc;
+mod merge;
+pub mod scrub;
+
+/// The store of one timeline. Clones share it.
+#[derive(Clone)]
 pub struct TimelineStore {
+    inner: Rc<Inner>,
+}
+
+/// How a store works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// zstd's.
+    pub compression_level: i32,
+    /// Of the decompressed blocks held in memory.
+    pub block_cache_bytes: usize,
+    /// Of the indexes held in memory.
+    pub index_cache_bytes: usize,
+    pub layers_open: usize,
+    /// Of whoever writes the manifest.
+    pub generation: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            compression_level: COMPRESSION_LEVEL,
+            block_cache_bytes: BLOCK_CACHE_BYTES_MAX,
+            index_cache_bytes: INDEX_CACHE_BYTES_MAX,
+            layers_open: LAYERS_OPEN_MAX,
+            generation: 0,
+        }
+    }
+}
+
+struct Inner {
     directory: PathBuf,
+    options: Options,
     manifest: RefCell<Manifest>,
+    log: RefCell<Option<Log>>,
+    map: RefCell<LayerMap>,
+    totals: Cell<Totals>,
     next_number: Cell<u64>,
-    catalog: RefCell<Vec<u8>>,
+    catalog: RefCell<Rc<[u8]>>,
     open: RefCell<Recent<u64, Layer>>,
-    blocks: RefCell<Recent<(u64, usize), Vec<u8>>>,
-    /// Changes of the manifest, one after another.
-    changing: Cell<bool>,
+    blocks: RefCell<Recent<(u64, usize), Block>>,
+    litter: Litter,
+    /// Changes of the manifest.
+    changing: Turn,
+    /// Compaction and collection.
+    maintaining: Turn,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    flushed_bytes: Cell<u64>,
     written_bytes: Cell<u64>,
+    blocks_read: Cell<u64>,
+    blocks_found: Cell<u64>,
+}
+
+fn count(counter: &Cell<u64>, more: u64) {
+    counter.set(counter.get() + more);
+}
+
+/// Sums over the layers.
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    layers: u64,
+    level0: u64,
+    images: u64,
+    bytes: u64,
+    raw_bytes: u64,
+    entries: u64,
+}
+
+impl Totals {
+    fn add(&mut self, layer: &LayerInfo) {
+        self.layers += 1;
+        self.level0 += u64::from(layer.kind == Kind::Level0);
+        self.images += u64::from(layer.kind == Kind::Image);
+        self.bytes += layer.bytes;
+        self.raw_bytes += layer.raw_bytes;
+        self.entries += layer.entries;
+    }
+
+    fn subtract(&mut self, layer: &LayerInfo) {
+        self.layers -= 1;
+        self.level0 -= u64::from(layer.kind == Kind::Level0);
+        self.images -= u64::from(layer.kind == Kind::Image);
+        self.bytes -= layer.bytes;
+        self.raw_bytes -= layer.raw_bytes;
+        self.entries -= layer.entries;
+    }
 }
 
 /// What a change of the manifest adds.
@@ -41,24 +140,38 @@ pub struct Commit {
     pub catalog: Option<Vec<u8>>,
 }
 
+/// Any change of the manifest.
+#[derive(Default)]
+struct Change {
+    commit: Commit,
+    removed: Vec<u64>,
+    kept_from: Option<Version>,
+}
+
 /// Figures of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     pub layers: u64,
+    /// Layers that still are to be merged.
+    pub level0_layers: u64,
+    pub image_layers: u64,
     /// Of the layer files.
     pub bytes: u64,
     /// Of the entries in them before compression.
     pub raw_bytes: u64,
     pub entries: u64,
-    /// Bytes of layers written since the store was opened.
+    /// Bytes of layers that the owner has added since the store was opened.
+    pub flushed_bytes: u64,
+    /// The same, and those written by compaction: their ratio is the write amplification.
     pub written_bytes: u64,
-}
-
-/// How far a scrub has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ScrubProgress {
-    pub bytes_done: u64,
-    pub bytes_total: u64,
+    /// Layers open now, and the memory of their indexes.
+    pub open_layers: u64,
+    pub index_bytes: u64,
+    /// Memory of decompressed blocks.
+    pub block_cache_bytes: u64,
+    /// Blocks that had to be read, and that were found in memory.
+    pub blocks_read: u64,
+    pub blocks_found: u64,
 }
 
 fn catalog_path(directory: &Path, number: u64) -> PathBuf {
@@ -66,65 +179,105 @@ fn catalog_path(directory: &Path, number: u64) -> PathBuf {
 }
 
 impl TimelineStore {
-    /// An empty store in an existing directory.
+    /// An empty store in an existing directory that has none.
     pub async fn create(directory: &Path) -> io::Result<TimelineStore> {
-        Manifest::default().write(directory).await?;
+        Log::create(directory, &Manifest::default()).await?;
         TimelineStore::open(directory).await
     }
 
     /// Opens a store; removes files that no manifest came to name.
     pub async fn open(directory: &Path) -> io::Result<TimelineStore> {
-        let manifest = Manifest::open(directory).await?;
-        let catalog = match manifest.catalog {
+        TimelineStore::open_with(directory, Options::default()).await
+    }
+
+    /// The same, working in another way.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `InvalidData` when a file is damaged or missing; it is named.
+    pub async fn open_with(directory: &Path, options: Options) -> io::Result<TimelineStore> {
+        let (log, mut manifest) = Log::open(directory).await?;
+        let facts = manifest.facts;
+        if facts.generation > options.generation && options.generation != 0 {
+            let message = format!("generation {} has taken over", facts.generation);
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        manifest.facts.generation = facts.generation.max(options.generation);
+        let catalog = match facts.catalog {
             Some((number, checksum)) => read_catalog(directory, number, checksum).await?,
             None => Vec::new(),
         };
-        remove_strangers(directory, &manifest).await?;
-        Ok(TimelineStore {
+        let highest = clean(directory, &manifest).await?;
+        let mut totals = Totals::default();
+        manifest.layers.values().for_each(|layer| totals.add(layer));
+        let map = LayerMap::build(manifest.layers.values().copied().collect()).await;
+        let inner = Inner {
             directory: directory.to_owned(),
-            next_number: Cell::new(manifest.next_number),
+            options,
+            next_number: Cell::new(facts.next_number.max(highest + 1)),
             manifest: RefCell::new(manifest),
-            catalog: RefCell::new(catalog),
-            open: RefCell::new(Recent::new(LAYERS_OPEN_MAX)),
-            blocks: RefCell::new(Recent::new(BLOCKS_CACHED_MAX)),
-            changing: Cell::new(false),
-            written_bytes: Cell::new(0),
-        })
+            log: RefCell::new(Some(log)),
+            map: RefCell::new(map),
+            totals: Cell::new(totals),
+            catalog: RefCell::new(catalog.into()),
+            open: RefCell::new(Recent::new(options.index_cache_bytes, options.layers_open)),
+            blocks: RefCell::new(Recent::new(options.block_cache_bytes, usize::MAX)),
+            litter: Litter::default(),
+            changing: Turn::default(),
+            maintaining: Turn::default(),
+            counters: Counters::default(),
+        };
+        Ok(TimelineStore { inner: Rc::new(inner) })
     }
 
     pub fn directory(&self) -> &Path {
-        &self.directory
+        &self.inner.directory
     }
 
     /// Everything up to here is in layers.
     pub fn flushed_through(&self) -> Version {
-        self.manifest.borrow().flushed_through
+        self.inner.manifest.borrow().facts.flushed_through
+    }
+
+    /// Versions before this one may be gone, but for those that were asked to be kept.
+    pub fn kept_from(&self) -> Version {
+        self.inner.manifest.borrow().facts.kept_from
     }
 
     /// The owner's catalog; empty if there has been none.
     pub fn catalog(&self) -> Vec<u8> {
-        self.catalog.borrow().clone()
+        self.inner.catalog.borrow().to_vec()
     }
 
     pub fn stats(&self) -> Stats {
-        let manifest = self.manifest.borrow();
-        let sum = |of: fn(&LayerInfo) -> u64| manifest.layers.iter().map(of).sum();
+        let Inner { totals, open, blocks, counters, .. } = &*self.inner;
+        let (totals, open, blocks) = (totals.get(), open.borrow(), blocks.borrow());
         Stats {
-            layers: manifest.layers.len() as u64,
-            bytes: sum(|layer| layer.bytes),
-            raw_bytes: sum(|layer| layer.raw_bytes),
-            entries: sum(|layer| layer.entries),
-            written_bytes: self.written_bytes.get(),
+            layers: totals.layers,
+            level0_layers: totals.level0,
+            image_layers: totals.images,
+            bytes: totals.bytes,
+            raw_bytes: totals.raw_bytes,
+            entries: totals.entries,
+            flushed_bytes: counters.flushed_bytes.get(),
+            written_bytes: counters.written_bytes.get(),
+            open_layers: open.len() as u64,
+            index_bytes: open.weight() as u64,
+            block_cache_bytes: blocks.weight() as u64,
+            blocks_read: counters.blocks_read.get(),
+            blocks_found: counters.blocks_found.get(),
         }
     }
 
-    /// The layers, oldest first.
+    /// The layers, in the order of their numbers.
     pub fn layers(&self) -> Vec<LayerInfo> {
-        self.manifest.borrow().layers.clone()
+        self.inner.manifest.borrow().layers.values().copied().collect()
     }
 
     /// The versions of each key (`keys` sorted) that lie above its `newer_than` and not above `at`: oldest first, from the
     /// newest whole one on; from the oldest there is, if none is whole.
+    ///
+    /// # Errors
+    /// `InvalidData` when a layer is damaged; what the system says.
     pub async fn read(
         &self,
         keys: &[Key],
@@ -134,76 +287,124 @@ impl TimelineStore {
         let mut all = Vec::with_capacity(keys.len());
         for (number, &key) in keys.iter().enumerate() {
             let after = newer_than.get(number).copied().flatten();
-            all.push(self.read_one(key, at, after).await?);
+            all.push(self.inner.read(key, at, after).await?);
         }
         Ok(all)
     }
 
-    async fn read_one(
+    /// Begins a layer; it counts when a commit names it.
+    pub async fn begin_layer(&self) -> io::Result<LayerWriter> {
+        self.inner.begin_layer().await
+    }
+
+    /// Makes finished layers count, all at once and durably.
+    ///
+    /// # Errors
+    /// What the system says; the change may or may not come to light when the store is opened next.
+    pub async fn commit(&self, commit: Commit) -> io::Result<()> {
+        let bytes = commit.layers.iter().map(|layer| layer.bytes).sum();
+        self.change(Change { commit, ..Change::default() }).await?;
+        count(&self.inner.counters.flushed_bytes, bytes);
+        Ok(())
+    }
+
+    /// In a task of its own, so that it is done as a whole if it is begun.
+    async fn change(&self, change: Change) -> io::Result<()> {
+        let inner = Rc::clone(&self.inner);
+        let task = executor::spawn(async move {
+            let _turn = inner.changing.take().await;
+            inner.change(change).await
+        });
+        task.await.map_err(io::Error::other)?
+    }
+}
+
+impl Inner {
+    async fn read(
         &self,
         key: Key,
         at: Version,
         after: Option<Version>,
     ) -> io::Result<Vec<OwnedEntry>> {
-        let mut candidates: Vec<LayerInfo> = {
-            let manifest = self.manifest.borrow();
-            let covers = |layer: &&LayerInfo| {
-                layer.first <= key
-                    && key <= layer.last
-                    && layer.oldest <= at
-                    && after.is_none_or(|after| layer.newest > after)
-            };
-            manifest.layers.iter().filter(covers).copied().collect()
-        };
-        candidates.sort_by_key(|layer| std::cmp::Reverse(layer.newest));
-        let mut found: BTreeMap<Version, OwnedEntry> = BTreeMap::new();
-        let mut whole: Option<Version> = None;
-        for info in candidates {
-            if whole.is_some_and(|whole| info.newest <= whole) {
-                break;
-            }
-            let layer = self.layer(&info).await?;
-            for number in layer.blocks_of(key) {
-                let block = self.block(&layer, info.number, number).await?;
-                for entry in entries(&block) {
-                    let entry = entry?;
-                    let wanted = entry.key == key
-                        && entry.version <= at
-                        && after.is_none_or(|after| entry.version > after);
-                    if wanted {
-                        if entry.whole {
-                            whole = whole.max(Some(entry.version));
-                        }
-                        found.insert(entry.version, entry.to_owned());
-                    }
-                }
+        loop {
+            let layers = self.map.borrow().search(key, at, after);
+            let mut read = Read { key, at, after, found: Vec::new() };
+            match self.read_layers(&layers, &mut read).await {
+                // Replaced by others in the meantime: those have what it had.
+                Err(Failure { layer, error })
+                    if error.kind() == io::ErrorKind::NotFound
+                        && !self.manifest.borrow().layers.contains_key(&layer) => {}
+                Err(Failure { error, .. }) => return Err(error),
+                Ok(()) => return Ok(read.end()),
             }
         }
-        let from = whole.unwrap_or_default();
-        Ok(found.split_off(&from).into_values().collect())
     }
 
+    async fn read_layers(&self, layers: &[LayerInfo], read: &mut Read) -> Result<(), Failure> {
+        for info in layers {
+            if read.after.is_some_and(|after| info.newest <= after) {
+                break;
+            }
+            let in_layer = async {
+                let layer = self.layer(info).await?;
+                self.read_layer(&layer, read).await
+            };
+            in_layer.await.map_err(|error| Failure { layer: info.number, error })?;
+        }
+        Ok(())
+    }
+
+    /// A key's versions in one layer, the newest first, until one is whole.
+    async fn read_layer(&self, layer: &Layer, read: &mut Read) -> io::Result<()> {
+        let mut number = layer.rank(read.key, read.at);
+        while let Some(before) = number.checked_sub(1) {
+            number = before;
+            if layer.last_key(number).is_none_or(|last| last < read.key) {
+                return Ok(());
+            }
+            let block = self.block(layer, number).await?;
+            if read.take(&block) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The one place where layers are opened for reading: one that is not local would be fetched here.
     async fn layer(&self, info: &LayerInfo) -> io::Result<Rc<Layer>> {
         if let Some(layer) = self.open.borrow_mut().get(&info.number) {
             return Ok(layer);
         }
         let layer = Rc::new(Layer::open(&self.directory, info).await?);
-        self.open.borrow_mut().put(info.number, Rc::clone(&layer));
+        self.open.borrow_mut().put(info.number, Rc::clone(&layer), layer.weight());
         Ok(layer)
     }
 
-    async fn block(&self, layer: &Layer, of: u64, number: usize) -> io::Result<Rc<Vec<u8>>> {
-        if let Some(block) = self.blocks.borrow_mut().get(&(of, number)) {
+    async fn block(&self, layer: &Layer, number: usize) -> io::Result<Rc<Block>> {
+        let name = (layer.info.number, number);
+        if let Some(block) = self.blocks.borrow_mut().get(&name) {
+            count(&self.counters.blocks_found, 1);
             return Ok(block);
         }
         let block = Rc::new(layer.block(number).await?);
-        self.blocks.borrow_mut().put((of, number), Rc::clone(&block));
+        count(&self.counters.blocks_read, 1);
+        self.blocks.borrow_mut().put(name, Rc::clone(&block), block.weight());
         Ok(block)
     }
 
-    /// Begins a layer; it counts when a commit names it.
-    pub async fn begin_layer(&self) -> io::Result<LayerWriter> {
-        LayerWriter::create(&self.directory, self.take_number()).await
+    async fn begin_layer(&self) -> io::Result<LayerWriter> {
+        self.remove_litter().await;
+        let (number, litter) = (self.take_number(), Rc::clone(&self.litter));
+        let level = self.options.compression_level;
+        LayerWriter::create_with(&self.directory, number, level, litter).await
+    }
+
+    async fn remove_litter(&self) {
+        let litter = self.litter.take();
+        for path in litter {
+            // One that stays goes away when the store is opened.
+            let _left = fs::remove_file(path).await;
+        }
     }
 
     fn take_number(&self) -> u64 {
@@ -212,94 +413,130 @@ impl TimelineStore {
         number
     }
 
-    /// Makes finished layers count, all at once. Not to be called again before it is done.
-    pub async fn commit(&self, commit: Commit) -> io::Result<()> {
-        if self.changing.replace(true) {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the manifest is changing"));
-        }
-        let _changing = Changing(&self.changing);
-        self.change(commit).await
-    }
-
-    async fn change(&self, commit: Commit) -> io::Result<()> {
-        let mut manifest = self.manifest.borrow().clone();
-        self.written_bytes
-            .set(self.written_bytes.get() + commit.layers.iter().map(|l| l.bytes).sum::<u64>());
-        manifest.layers.extend(commit.layers);
-        let old_catalog = manifest.catalog;
+    async fn change(&self, change: Change) -> io::Result<()> {
+        let Change { commit, removed, kept_from } = change;
+        let mut facts = self.manifest.borrow().facts;
+        let old_catalog = facts.catalog;
         if let Some(catalog) = &commit.catalog {
             let number = self.take_number();
-            let path = catalog_path(&self.directory, number);
-            fs::write_atomic(&path, catalog.clone()).await?;
-            manifest.catalog = Some((number, crc32c::crc32c(catalog)));
+            fs::write_atomic(catalog_path(&self.directory, number), catalog.clone()).await?;
+            facts.catalog = Some((number, crc32c::crc32c(catalog)));
         }
-        if let Some(through) = commit.flushed_through {
-            manifest.flushed_through = manifest.flushed_through.max(through);
+        facts.flushed_through = facts.flushed_through.max(commit.flushed_through.unwrap_or_default());
+        facts.kept_from = facts.kept_from.max(kept_from.unwrap_or_default());
+        facts.next_number = self.next_number.get();
+        if !commit.layers.is_empty() {
+            // The layers' names are durable before the manifest names them.
+            fs::sync_dir(&self.directory).await?;
         }
-        manifest.next_number = self.next_number.get();
-        // The layers' names are durable before the manifest names them.
-        fs::sync_dir(&self.directory).await?;
-        manifest.write(&self.directory).await?;
-        let is_replaced = old_catalog != manifest.catalog;
-        *self.manifest.borrow_mut() = manifest;
+        let edit = Edit { facts, added: commit.layers, removed };
+        self.append(&edit).await?;
+        let gone = self.apply(&edit);
         if let Some(catalog) = commit.catalog {
-            *self.catalog.borrow_mut() = catalog;
+            *self.catalog.borrow_mut() = catalog.into();
         }
-        if let Some((number, _)) = old_catalog.filter(|_| is_replaced) {
-            // If that fails, it goes away when the store is opened.
-            let _left = fs::remove_file(catalog_path(&self.directory, number)).await;
+        for path in gone {
+            self.litter.borrow_mut().push(path);
         }
+        if let Some((number, _)) = old_catalog.filter(|_| old_catalog != facts.catalog) {
+            self.litter.borrow_mut().push(catalog_path(&self.directory, number));
+        }
+        self.remove_litter().await;
+        self.settle().await;
         Ok(())
     }
 
-    /// Reads every block of every layer; the answer names what is damaged.
-    pub async fn scrub(&self, progress: impl Fn(ScrubProgress)) -> io::Result<Vec<String>> {
-        let layers = self.layers();
-        let bytes_total = layers.iter().map(|layer| layer.bytes).sum();
-        let mut now = ScrubProgress { bytes_done: 0, bytes_total };
-        let mut damaged = Vec::new();
-        for info in layers {
-            progress(now);
-            match Layer::open(&self.directory, &info).await {
-                Ok(layer) => {
-                    for number in 0..layer.blocks() {
-                        if let Err(error) = layer.block(number).await {
-                            damaged.push(error.to_string());
-                        }
-                        runtime::executor::yield_now().await;
-                    }
-                }
-                Err(error) => damaged.push(error.to_string()),
+    async fn append(&self, edit: &Edit) -> io::Result<()> {
+        let mut log = self.log.take().expect("changes take turns");
+        let appended = log.append(edit).await;
+        *self.log.borrow_mut() = Some(log);
+        appended
+    }
+
+    /// Makes a durable change count; the files that it made superfluous.
+    fn apply(&self, edit: &Edit) -> Vec<PathBuf> {
+        let (mut manifest, mut map) = (self.manifest.borrow_mut(), self.map.borrow_mut());
+        let mut totals = self.totals.get();
+        let mut gone = Vec::new();
+        for &number in &edit.removed {
+            if let Some(layer) = manifest.layers.get(&number) {
+                totals.subtract(layer);
+                map.remove(number);
+                self.open.borrow_mut().remove(&number);
+                gone.push(layer::path(&self.directory, number));
             }
-            now.bytes_done += info.bytes;
         }
-        progress(now);
-        Ok(damaged)
+        for layer in &edit.added {
+            totals.add(layer);
+            count(&self.counters.written_bytes, layer.bytes);
+            map.insert(*layer);
+        }
+        self.totals.set(totals);
+        manifest.apply(edit);
+        gone
+    }
+
+    /// Shortens what has grown long. A failure means that it stays long.
+    async fn settle(&self) {
+        if self.map.borrow().is_unsettled() {
+            let layers = self.map.borrow().layers();
+            let map = LayerMap::build(layers).await;
+            *self.map.borrow_mut() = map;
+        }
+        let mut log = self.log.take().expect("changes take turns");
+        if log.is_long() {
+            let manifest = self.manifest.borrow().clone();
+            if let Err(error) = log.compact(&manifest).await {
+                tracing::warn!(%error, "manifest not shortened");
+            }
+        }
+        *self.log.borrow_mut() = Some(log);
     }
 }
 
-/// Ends a change of the manifest when it goes, given up half-way or not.
-struct Changing<'s>(&'s Cell<bool>);
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
+/// Something that could not be read, and the layer that it is in.
+struct Failure {
+    layer: u64,
+    error: io::Error,
 }
 
-/// The entries of a block.
-fn entries(block: &[u8]) -> impl Iterator<Item = io::Result<Entry<'_>>> {
-    let mut rest = block;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
+/// The reading of one key.
+struct Read {
+    key: Key,
+    at: Version,
+    /// Nothing at or below this is wanted (any more: a whole version was found there).
+    after: Option<Version>,
+    found: Vec<OwnedEntry>,
+}
+
+impl Read {
+    /// Takes the key's versions in a block, the newest first; answers whether earlier blocks of the layer are of no interest.
+    fn take(&mut self, block: &Block) -> bool {
+        let mut number = block.rank(self.key, self.at);
+        while let Some(before) = number.checked_sub(1) {
+            number = before;
+            let Some(entry) = block.get(number).filter(|entry| entry.key == self.key) else {
+                return true;
+            };
+            if self.after.is_some_and(|after| entry.version <= after) {
+                return true;
+            }
+            self.found.push(entry.to_owned());
+            if entry.whole {
+                self.after = Some(entry.version);
+                return true;
+            }
         }
-        let entry = Entry::take(&mut rest);
-        if entry.is_none() {
-            rest = &[];
-        }
-        Some(entry.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a block is damaged")))
-    })
+        false
+    }
+
+    /// The oldest first; of two of the same version the whole one counts.
+    fn end(mut self) -> Vec<OwnedEntry> {
+        self.found.sort_by_key(|entry| (entry.version, !entry.whole));
+        self.found.dedup_by_key(|entry| entry.version);
+        let whole = self.found.iter().rposition(|entry| entry.whole).unwrap_or(0);
+        self.found.split_off(whole)
+    }
 }
 
 async fn read_catalog(directory: &Path, number: u64, checksum: u32) -> io::Result<Vec<u8>> {
@@ -312,55 +549,38 @@ async fn read_catalog(directory: &Path, number: u64, checksum: u32) -> io::Resul
     Err(io::Error::new(io::ErrorKind::InvalidData, message))
 }
 
-/// Layers and catalogs whose commit never came.
-async fn remove_strangers(directory: &Path, manifest: &Manifest) -> io::Result<()> {
+/// Removes layers and catalogs whose commit never came, and checks that the others are there. The highest number seen.
+async fn clean(directory: &Path, manifest: &Manifest) -> io::Result<u64> {
+    let mut highest = 0;
+    let mut lengths = BTreeMap::new();
     for entry in fs::read_dir(directory).await? {
         let name = entry.name.to_string_lossy();
-        let layer = layer::number_of(&name);
         let catalog = name.strip_suffix(".catalog").and_then(|n| u64::from_str_radix(n, 16).ok());
-        let is_named = match (layer, catalog) {
-            (Some(number), _) => manifest.layers.iter().any(|layer| layer.number == number),
-            (None, Some(number)) => manifest.catalog.is_some_and(|(named, _)| named == number),
-            (None, None) => true,
+        let is_named = match (layer::number_of(&name), catalog) {
+            (Some(number), _) => {
+                highest = highest.max(number);
+                lengths.insert(number, entry.len);
+                manifest.layers.contains_key(&number)
+            }
+            (None, Some(number)) => {
+                highest = highest.max(number);
+                manifest.facts.catalog.is_some_and(|(named, _)| named == number)
+            }
+            (None, None) => !name.ends_with(".tmp"),
         };
         if !is_named {
             fs::remove_file(directory.join(&*name)).await?;
         }
     }
-    Ok(())
-}
-
-/// The things used last.
-struct Recent<K, V> {
-    things: BTreeMap<K, (Rc<V>, u64)>,
-    order: BTreeMap<u64, K>,
-    now: u64,
-    most: usize,
-}
-
-impl<K: Ord + Copy, V> Recent<K, V> {
-    fn new(most: usize) -> Recent<K, V> {
-        Recent { things: BTreeMap::new(), order: BTreeMap::new(), now: 0, most }
+    for (number, layer) in manifest.layers.iter().filter(|(_, layer)| layer.place.local) {
+        let path = layer::path(directory, *number);
+        let what = match lengths.get(number) {
+            Some(&length) if length == layer.bytes => continue,
+            Some(length) => format!("has {length} bytes instead of {}", layer.bytes),
+            None => "is missing".to_owned(),
+        };
+        let message = format!("layer \"{}\" {what}", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
-
-    fn get(&mut self, key: &K) -> Option<Rc<V>> {
-        let (thing, used) = self.things.get_mut(key)?;
-        self.now += 1;
-        self.order.remove(used);
-        self.order.insert(self.now, *key);
-        *used = self.now;
-        Some(Rc::clone(thing))
-    }
-
-    fn put(&mut self, key: K, thing: Rc<V>) {
-        self.now += 1;
-        if let Some((_, used)) = self.things.insert(key, (thing, self.now)) {
-            self.order.remove(&used);
-        }
-        self.order.insert(self.now, key);
-        while self.things.len() > self.most {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
-            self.things.remove(&oldest);
-        }
-    }
+    Ok(highest)
 }

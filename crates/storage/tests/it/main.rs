@@ -1,3 +1,5 @@
 //! Integration tests of the versioned store.
 
 mod bucket;
+mod layer;
+mod store;
