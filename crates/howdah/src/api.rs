@@ -2,14 +2,17 @@
 //! is answered here.
 
 pub mod client;
+pub mod credentials;
 mod routes;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use runtime::api::{ApiOptions, ApiServer, ApiState, Request, Token};
+use pooler::stats::export::Export;
+use runtime::api::{ApiOptions, ApiServer, ApiState, Request, Response, Token};
 use runtime::app::{App, Applet, Error, LocalFuture, Node, Stop};
 use runtime::bridge::Bridge;
 use runtime::executor::{self, JoinHandle};
@@ -21,6 +24,8 @@ use crate::node::Parts;
 
 /// The service's name in logs and in the nodepool.
 const NAME: &str = "api";
+/// What the API asks for before it prints the metrics.
+const METRICS: &str = "/metrics";
 
 /// Where the API listens, once it does.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +79,8 @@ impl Api {
             // Only the first core tells, once.
             let _told = address.0.set(server.address());
         }
-        let handler = executor::spawn(serve(requests, parts.clone(), node.clone()));
+        let metrics = Rc::new(RefCell::new(Export::new(registry)));
+        let handler = executor::spawn(serve(requests, parts.clone(), node.clone(), metrics));
         *self.running.borrow_mut() = Some(Running { server, _bridge: bridge, handler });
         Ok(())
     }
@@ -100,13 +106,32 @@ impl Applet for Api {
     }
 }
 
+/// Brings the metrics of the pools up to date; the API itself prints them.
+async fn refresh(parts: &Parts, metrics: &RefCell<Export>) -> Response {
+    if let Some(pooler) = &parts.pooler
+        && let Some(snapshots) = pooler.snapshots().await
+    {
+        metrics.borrow_mut().publish(&snapshots);
+    }
+    Response::ok(serde_json::Value::Null)
+}
+
 /// Each request in a task of its own: one that waits must not keep others.
-async fn serve(mut requests: Receiver<Request>, parts: Parts, node: Node) {
+async fn serve(
+    mut requests: Receiver<Request>,
+    parts: Parts,
+    node: Node,
+    metrics: Rc<RefCell<Export>>,
+) {
     while let Some(request) = requests.recv().await {
-        let (parts, node) = (parts.clone(), node.clone());
+        let (parts, node, metrics) = (parts.clone(), node.clone(), Rc::clone(&metrics));
         executor::spawn_detached(async move {
             let Request { method, path, query, body: _, reply } = request;
-            let response = routes::answer(&method, &path, &query, &parts, &node.control).await;
+            let response = if path == METRICS {
+                refresh(&parts, &metrics).await
+            } else {
+                routes::answer(&method, &path, &query, &parts, &node.control).await
+            };
             // The caller may have gone away meanwhile.
             drop(reply.send(response));
         });

@@ -1,14 +1,15 @@
 //! A pool's counters and connections as Prometheus metrics, `howdah_pooler_*{database, user}`.
 //!
-//! Each core publishes its part from time to time (cron), so that a transaction pays nothing for it;
+//! They are brought up to date when somebody asks for them, so that a transaction pays nothing for it;
 //! the registry adds the cores up. Dropping a [`PoolMetrics`] takes its gauges away, not its counts.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
 use runtime::metrics::{LocalCounter, LocalGauge, Registry};
 
 use super::Counters;
-use crate::console::snapshot::Pool;
+use crate::console::snapshot::{Pool, Snapshot};
 
 /// Names (the registry adds `howdah_` and `_total`) and help texts, in the order of
 /// [`Counters::in_order`].
@@ -37,6 +38,40 @@ const GAUGES: [(&str, &str); 6] = [
     ("pooler_servers_other", "Servers that are tested, reset or cancelled."),
 ];
 
+/// The metrics of all pools of a process.
+pub struct Export {
+    registry: Registry,
+    /// By core, database and user.
+    pools: BTreeMap<(usize, String, String), PoolMetrics>,
+    logins: LocalGauge,
+}
+
+impl Export {
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        let help = "Clients that are logging in.";
+        let logins = registry.gauge("pooler_clients_login", help, &[]).local();
+        Self { registry: registry.clone(), pools: BTreeMap::new(), logins }
+    }
+
+    /// Brings the metrics up to what all cores say now. The gauges of pools that are gone vanish.
+    pub fn publish(&mut self, snapshots: &[Snapshot]) {
+        let logins: u64 = snapshots.iter().map(|snapshot| snapshot.login_clients).sum();
+        self.logins.set(i64::try_from(logins).unwrap_or(i64::MAX));
+        let mut before = std::mem::take(&mut self.pools);
+        for snapshot in snapshots {
+            for pool in &snapshot.pools {
+                let key = (snapshot.core, pool.database.clone(), pool.user.clone());
+                let metrics = before.remove(&key).unwrap_or_else(|| {
+                    PoolMetrics::new(&self.registry, &pool.database, &pool.user)
+                });
+                metrics.publish(pool);
+                self.pools.insert(key, metrics);
+            }
+        }
+    }
+}
+
 /// One core's share of one pool's metrics.
 pub struct PoolMetrics {
     published: Cell<Counters>,
@@ -57,7 +92,12 @@ impl PoolMetrics {
 
     /// Brings the metrics up to what the pool says now.
     pub fn publish(&self, pool: &Pool) {
-        let news = pool.stats.since(&self.published.replace(pool.stats));
+        let mut before = self.published.replace(pool.stats);
+        // A pool that was forgotten and came back counts from zero.
+        if pool.stats.in_order().iter().zip(before.in_order()).any(|(now, then)| *now < then) {
+            before = Counters::default();
+        }
+        let news = pool.stats.since(&before);
         for (counter, news) in self.counters.iter().zip(news.in_order()) {
             counter.add(news);
         }
@@ -109,5 +149,21 @@ mod tests {
         drop(two);
         has(&registry, &format!("howdah_pooler_transactions_total{labels} 12"));
         has(&registry, &format!("howdah_pooler_servers_idle{labels} 1"));
+    }
+
+    #[test]
+    fn a_pool_that_comes_back_counts_on_and_one_that_is_gone_has_no_servers() {
+        let registry = Registry::new();
+        let mut export = Export::new(&registry);
+        let snapshot =
+            |pools: Vec<Pool>| Snapshot { pools, login_clients: 2, ..Snapshot::default() };
+        export.publish(&[snapshot(vec![pool(5, 3)])]);
+        export.publish(&[snapshot(vec![pool(2, 1)])]);
+        let labels = "{database=\"shop\",user=\"ann\"}";
+        has(&registry, &format!("howdah_pooler_transactions_total{labels} 7"));
+        has(&registry, "howdah_pooler_clients_login 2");
+        export.publish(&[snapshot(Vec::new())]);
+        has(&registry, &format!("howdah_pooler_transactions_total{labels} 7"));
+        has(&registry, &format!("howdah_pooler_servers_idle{labels} 0"));
     }
 }

@@ -138,6 +138,7 @@ impl Service {
     }
 
     async fn metrics(&self) -> HttpResponse {
+        self.refresh_metrics().await;
         let mut samples = Samples::default();
         for report in self.node_reports().await {
             sample_node(&mut samples, &report);
@@ -146,6 +147,21 @@ impl Service {
         let mut response = HttpResponse::new(Body::from(text));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS));
         response
+    }
+
+    /// Lets the handler bring up to date what it counts elsewhere. What it does not, shows what it was.
+    async fn refresh_metrics(&self) {
+        let (reply, pending) = mailbox::oneshot();
+        let request = Request {
+            method: Method::GET.to_string(),
+            path: "/metrics".to_owned(),
+            query: Vec::new(),
+            body: None,
+            reply,
+        };
+        if self.state.handler.try_send(request).is_ok() {
+            let _answered_or_not = timeout(API_NODES_WAIT, pending).await;
+        }
     }
 
     /// Lets the handler answer.

@@ -120,7 +120,17 @@ fn the_api_tells_what_runs() {
     assert!(pools["pools"].as_array().is_some_and(|pools| !pools.is_empty()), "{pools}");
     let health: serde_json::Value = serde_json::from_str(&instance.get("/healthz")).expect("JSON");
     assert_eq!(health["status"], "ok");
-    assert!(instance.get("/metrics").contains("# EOF"));
+    let metrics = instance.get("/metrics");
+    assert!(metrics.contains("# EOF"));
+    let value = |name: &str| {
+        let prefix = format!("howdah_pooler_{name}{{database=\"postgres\",user=");
+        let line = metrics.lines().find(|line| line.starts_with(&prefix));
+        let line = line.unwrap_or_else(|| panic!("{name} is missing in\n{metrics}"));
+        line.rsplit_once(' ').and_then(|(_, value)| value.parse::<u64>().ok()).expect("a number")
+    };
+    assert!(value("queries_total") >= 1 && value("client_logins_total") >= 1, "{metrics}");
+    assert!(value("received_bytes_total") > 0 && value("sent_bytes_total") > 0, "{metrics}");
+    assert!(value("servers_idle") >= 1 && value("clients_waiting") == 0, "{metrics}");
     let text = instance.howdah(&["timeline", "status"]).expect("the page server runs");
     assert!(text.contains("newest LSN"), "{text}");
 }
