@@ -43,7 +43,8 @@ impl LayerMap {
     /// The layers that a read of `key` at `at` has to look into for versions above `after`, the newest first; an image, if
     /// there is one, is the last.
     pub fn search(&self, key: Key, at: Version, after: Option<Version>) -> Vec<LayerInfo> {
-        let mut search = Search { stop: after.map_or(Floor::None, Floor::After), found: Vec::new() };
+        let mut search =
+            Search { stop: after.map_or(Floor::None, Floor::After), found: Vec::new() };
         for layer in &self.newer {
             if layer.covers(key) && layer.oldest <= at {
                 search.offer(layer);
@@ -208,7 +209,8 @@ impl Tree {
             node /= 2;
         }
         // Always the node that may have the newest, so that an image is found before what lies below it.
-        while let Some(path) = paths.iter_mut().max_by_key(|path| path.last().map(|hung| hung.newest))
+        while let Some(path) =
+            paths.iter_mut().max_by_key(|path| path.last().map(|hung| hung.newest))
         {
             let Some((last, rest)) = path.split_last() else { break };
             if !search.wants(last.newest) {

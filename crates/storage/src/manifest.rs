@@ -296,9 +296,7 @@ fn read_layer(input: &mut Input<'_>) -> Option<LayerInfo> {
     let (number, oldest) = (input.u64()?, Version(input.u64()?));
     let (newest, bytes) = (Version(input.u64()?), input.u64()?);
     let (raw_bytes, entries) = (input.u64()?, input.u64()?);
-    Some(LayerInfo {
-        number, kind, place, first, last, oldest, newest, bytes, raw_bytes, entries,
-    })
+    Some(LayerInfo { number, kind, place, first, last, oldest, newest, bytes, raw_bytes, entries })
 }
 
 #[cfg(test)]

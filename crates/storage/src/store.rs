@@ -422,7 +422,8 @@ impl Inner {
             fs::write_atomic(catalog_path(&self.directory, number), catalog.clone()).await?;
             facts.catalog = Some((number, crc32c::crc32c(catalog)));
         }
-        facts.flushed_through = facts.flushed_through.max(commit.flushed_through.unwrap_or_default());
+        facts.flushed_through =
+            facts.flushed_through.max(commit.flushed_through.unwrap_or_default());
         facts.kept_from = facts.kept_from.max(kept_from.unwrap_or_default());
         facts.next_number = self.next_number.get();
         if !commit.layers.is_empty() {

@@ -57,7 +57,8 @@ impl Block {
         while !rest.is_empty() {
             let before = slots.last();
             let slot = take(&mut rest, bytes.len(), before.map(|slot| slot.key))?;
-            if before.is_some_and(|before| (before.key, before.version) >= (slot.key, slot.version)) {
+            if before.is_some_and(|before| (before.key, before.version) >= (slot.key, slot.version))
+            {
                 return None;
             }
             slots.push(slot);
@@ -99,7 +100,9 @@ fn take(rest: &mut &[u8], total: usize, before: Option<Key>) -> Option<Slot> {
     let (&flags, mut input) = rest.split_first()?;
     let key = match flags & !WHOLE {
         0 => before?,
-        BLOCK_FOLLOWS => Key { chunk: before?.chunk, block: u32::from_be_bytes(array(&mut input)?) },
+        BLOCK_FOLLOWS => {
+            Key { chunk: before?.chunk, block: u32::from_be_bytes(array(&mut input)?) }
+        }
         KEY_FOLLOWS => {
             let chunk = Chunk(array(&mut input)?);
             Key { chunk, block: u32::from_be_bytes(array(&mut input)?) }

@@ -93,8 +93,7 @@ impl Footer {
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Result<Footer, FooterError> {
-        let (fields, checksum) =
-            bytes.split_last_chunk::<4>().ok_or(FooterError::Invalid)?;
+        let (fields, checksum) = bytes.split_last_chunk::<4>().ok_or(FooterError::Invalid)?;
         if *checksum != crc32c::crc32c(fields).to_be_bytes() || !fields.ends_with(&MAGIC) {
             return Err(FooterError::Invalid);
         }
@@ -116,7 +115,16 @@ impl Footer {
         let index_checksum = input.u32()?;
         let place = Place::LOCAL;
         let info = LayerInfo {
-            number, kind, place, first, last, oldest, newest, bytes: 0, raw_bytes, entries,
+            number,
+            kind,
+            place,
+            first,
+            last,
+            oldest,
+            newest,
+            bytes: 0,
+            raw_bytes,
+            entries,
         };
         Some(Ok(Footer { index_offset, index_length, index_checksum, info }))
     }

@@ -40,7 +40,9 @@ impl Layer {
         let footer = read_exactly(&file, &path, footer_at, FOOTER_BYTES).await?;
         let footer = Footer::read(&footer).map_err(|error| match error {
             FooterError::Invalid => damaged("has an invalid footer"),
-            FooterError::UnknownFormat(format) => damaged(&format!("is of unknown format {format}")),
+            FooterError::UnknownFormat(format) => {
+                damaged(&format!("is of unknown format {format}"))
+            }
         })?;
         if (LayerInfo { bytes: info.bytes, place: info.place, ..footer.info }) != *info {
             return Err(damaged("is another layer than the manifest names"));

@@ -213,7 +213,11 @@ async fn deep_range(layers: &[LayerInfo], upto: Version, depth: usize) -> Option
         for &((_, is_end), number) in same {
             let layer = &layers[number];
             let order = (layer.newest, layer.kind == Kind::Image, layer.number);
-            if is_end == 1 { here.remove(&order) } else { here.insert(order, layer) };
+            if is_end == 1 {
+                here.remove(&order)
+            } else {
+                here.insert(order, layer)
+            };
         }
         let Some(&((key, is_end), _)) = same.first() else { continue };
         let since_image: Vec<&LayerInfo> = since_image(&here);
@@ -227,8 +231,11 @@ async fn deep_range(layers: &[LayerInfo], upto: Version, depth: usize) -> Option
         let is_over = deltas < depth || sources.len() > MERGED_LAYERS_MAX;
         if let Some((first, sources)) = begun.take_if(|_| is_over) {
             let last = if is_end == 1 { key } else { key.previous()? };
-            let layers = sources.iter().map(|&number| layers[number]).collect();
-            return Some(DeepRange { first, last, layers });
+            // Between the end of a layer and the next one's beginning there may be no key.
+            if first <= last {
+                let layers = sources.iter().map(|&number| layers[number]).collect();
+                return Some(DeepRange { first, last, layers });
+            }
         }
         if deltas >= depth {
             let first = if is_end == 1 { key.next()? } else { key };

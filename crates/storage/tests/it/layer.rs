@@ -62,7 +62,8 @@ fn reads_what_was_written() {
     for seed in 0..20 {
         simulated(seed, async move {
             let mut rng = Rng::seeded(seed);
-            let (count, payload_max) = (1 + rng.below(3000), [0, 10, 200, 9000][(seed % 4) as usize]);
+            let (count, payload_max) =
+                (1 + rng.below(3000), [0, 10, 200, 9000][(seed % 4) as usize]);
             let entries = entries(&mut rng, count, payload_max);
             let info = write(seed, &entries).await;
             assert_eq!(info.entries, entries.len() as u64);
