@@ -114,7 +114,9 @@ fn who_waits_or_idles_too_long_is_told_and_let_go() {
         one.query("begin").await;
         assert_eq!(other.query("select 1").await, "E(53300).");
         assert_eq!(one.answer().await, "E(25P03).");
-        assert_eq!(setting.session().await.query("select 1").await, "T(1)Z");
+        // A busy machine may take longer to open the next server than anybody here waits.
+        let served = async || setting.session().await.query("select 1").await == "T(1)Z";
+        setting.until("the place is free", served).await;
     });
 }
 
