@@ -33,7 +33,8 @@ impl RelationMap {
         if u32_at(bytes, checksum_at) != Some(crc32c::crc32c(covered)) {
             return Err(RelationMapError("incorrect checksum"));
         }
-        RelationMap::fields(covered, mappings_max).ok_or(RelationMapError("wrong magic number or count"))
+        RelationMap::fields(covered, mappings_max)
+            .ok_or(RelationMapError("wrong magic number or count"))
     }
 
     fn fields(bytes: &[u8], mappings_max: usize) -> Option<RelationMap> {

@@ -1,4 +1,9 @@
 //! A stock server on synthesised WAL and control file.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    reason = "a test rewrites a small cluster's files; `pg` itself has no I/O"
+)]
 
 mod postgres {
     use std::fs;
@@ -96,7 +101,7 @@ mod postgres {
         assert_eq!(image.checkpoint, control.checkpoint_lsn);
         let from = (image.wal_start.0 - start) as usize;
         assert_eq!(image.wal, wal[from..from + image.wal.len()]);
-        let mut theirs = bytes.clone();
+        let mut theirs = bytes;
         theirs[24..32].copy_from_slice(&image.control[24..32]); // when it was written
         let crc = if control.version < WalVersion::V18 { 288..292 } else { 292..296 };
         theirs[crc.clone()].copy_from_slice(&image.control[crc.clone()]);

@@ -8,6 +8,7 @@
 )]
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,9 @@ pub(crate) fn programs(major: u32) -> Option<PathBuf> {
     if folder.join("postgres").exists() {
         return folder.canonicalize().ok();
     }
-    eprintln!("SKIPPED: no PostgreSQL {major} here; `cargo xtask postgres {major}` fetches it");
+    let skipped =
+        format!("SKIPPED: no PostgreSQL {major}; `cargo xtask postgres {major}` fetches it");
+    let _said = writeln!(std::io::stderr(), "{skipped}");
     None
 }
 
