@@ -108,6 +108,8 @@ impl Pooler {
         let Some(router) = self.close_listeners() else { return };
         router.phase.set(Phase::Draining);
         router.per_core.draining.set(true);
+        // They have no end of their own that one could wait for.
+        router.end_replications(|_session| true);
         router
             .until(|router| {
                 close_idle_clients(router);
@@ -122,6 +124,7 @@ impl Pooler {
         for client in router.clients.all() {
             client.end(End::Told(shutting_down()));
         }
+        router.end_replications(|_session| true);
         // They only have to say it; nobody waits for a client that does not listen.
         let gone = router.until(|router| router.clients.len() == 0);
         let _ = runtime::clock::timeout(Duration::from_secs(1), gone).await;

@@ -42,18 +42,7 @@ async fn try_open(router: &Rc<Router>, route: &Rc<Route>) -> Result<Server, Repo
     let rule = route.rule();
     let rules = router.rules();
     let generation = route.pool.generation.get();
-    let (host, stream) = connect(&rule, &rules.settings).await?;
-    let stream = encrypt(router, &rule, host, stream).await?;
-    let mut login = Login {
-        router,
-        route,
-        rule: &rule,
-        handshake: Handshake::default(),
-        process_id: 0,
-        cancel_key: Box::default(),
-        parameters: Vec::new(),
-    };
-    login.run(&stream).await?;
+    let (host, stream, login) = log_in(router, route, &rule, &[]).await?;
     let tracked = route.learn_welcome(login.parameters);
     let parts = Parts {
         id: router.new_id(),
@@ -66,9 +55,6 @@ async fn try_open(router: &Rc<Router>, route: &Rc<Route>) -> Result<Server, Repo
         connected_wall_micros: clock::wall_micros(),
         parameters: tracked,
     };
-    if let Some(rest) = login.handshake.into_rest() {
-        parts.stream.unrecv(rest);
-    }
     let server = Server::new(parts);
     if let Some(query) = &rule.connect_query {
         let done = reset::run(route, &server, query).await;
@@ -84,6 +70,52 @@ async fn try_open(router: &Rc<Router>, route: &Rc<Route>) -> Result<Server, Repo
         );
     }
     Ok(server)
+}
+
+/// A walsender that has logged in.
+pub(crate) struct Walsender {
+    pub(crate) stream: Transport,
+    pub(crate) process_id: u32,
+    pub(crate) parameters: Vec<(Rc<str>, Rc<str>)>,
+}
+
+/// Opens a connection for one client alone, with its start-up parameters.
+pub(crate) async fn open_replication(
+    router: &Rc<Router>,
+    route: &Rc<Route>,
+    parameters: &[(String, String)],
+) -> Result<Walsender, Report> {
+    let rule = route.rule();
+    let limit = or_forever(router.rules().settings.server_connect_timeout);
+    let opened = clock::timeout(limit, Box::pin(log_in(router, route, &rule, parameters))).await;
+    let opened = opened.unwrap_or_else(|_elapsed| Err(unreachable("server_connect_timeout")));
+    let (_host, stream, login) = opened?;
+    Ok(Walsender { stream, process_id: login.process_id, parameters: login.parameters })
+}
+
+async fn log_in<'a>(
+    router: &'a Rc<Router>,
+    route: &'a Rc<Route>,
+    rule: &'a RouteRule,
+    more: &'a [(String, String)],
+) -> Result<(usize, Transport, Login<'a>), Report> {
+    let (host, stream) = connect(rule, &router.rules().settings).await?;
+    let stream = encrypt(router, rule, host, stream).await?;
+    let mut login = Login {
+        router,
+        route,
+        rule,
+        more,
+        handshake: Handshake::default(),
+        process_id: 0,
+        cancel_key: Box::default(),
+        parameters: Vec::new(),
+    };
+    login.run(&stream).await?;
+    if let Some(rest) = std::mem::take(&mut login.handshake).into_rest() {
+        stream.unrecv(rest);
+    }
+    Ok((host, stream, login))
 }
 
 /// The socket address of one of a route's servers.
@@ -188,6 +220,8 @@ struct Login<'a> {
     router: &'a Router,
     route: &'a Route,
     rule: &'a RouteRule,
+    /// Start-up parameters besides those of the rule.
+    more: &'a [(String, String)],
     handshake: Handshake,
     process_id: u32,
     cancel_key: Box<[u8]>,
@@ -238,7 +272,9 @@ impl Login<'_> {
             (b"database", self.rule.server_database.as_bytes()),
         ];
         let mut out = Vec::new();
-        startup::write_startup(&mut out, ProtocolVersion::V3_0, who.into_iter().chain(own));
+        let more = self.more.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let all = who.into_iter().chain(own).chain(more);
+        startup::write_startup(&mut out, ProtocolVersion::V3_0, all);
         stream.queue(&out);
     }
 

@@ -23,6 +23,7 @@ use runtime::net::{Address, Stream};
 use crate::auth::{self, ClientAuth, Exchange, KeyCache, Known};
 use crate::cancel::{self, CancelTarget};
 use crate::client::{Client, Parts};
+use crate::console::snapshot::Connection;
 use crate::console::{CONSOLE_DATABASES, Console, Flow, WELCOME_PARAMETERS};
 use crate::handshake::{Handshake, HandshakeError};
 use crate::hba::{Attempt, Method, Origin};
@@ -30,6 +31,7 @@ use crate::limits::{CANCEL_KEY_BYTES, NEGOTIATIONS_MAX, STARTUP_PARAMETERS_MAX, 
 use crate::lookup;
 use crate::parameters::{self, ParameterSet};
 use crate::registry;
+use crate::replication;
 use crate::route::{Greeting, Route, RouteKey, Welcome};
 use crate::router::{Phase, Router};
 use crate::rules::{ConsoleRight, Rules};
@@ -40,6 +42,7 @@ use runtime::tls::{ALPN_POSTGRESQL, Transport};
 enum Arrived {
     Client(Rc<Client>),
     Console(Box<(Console, Transport)>),
+    Replication(Rc<replication::Session>, Box<Transport>),
     /// A cancel request, or somebody who was turned away.
     Nobody,
 }
@@ -64,6 +67,10 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
         Arrived::Console(console) => {
             let (console, stream) = *console;
             Box::pin(serve_console(&router, console, stream)).await;
+            router.links.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+        Arrived::Replication(session, stream) => {
+            Box::pin(session.relay(&router, *stream)).await;
             router.links.clients.fetch_sub(1, Ordering::Relaxed);
         }
         Arrived::Nobody => {
@@ -92,6 +99,10 @@ async fn arrive(router: &Rc<Router>, stream: Stream, address: &Address) -> Arriv
             Some(stream) => Arrived::Console(Box::new((console, stream))),
             None => Arrived::Nobody,
         },
+        Ok(Seat::Replication(session)) => match arrival.stream {
+            Some(stream) => Arrived::Replication(session, Box::new(stream)),
+            None => Arrived::Nobody,
+        },
         Ok(Seat::None) => Arrived::Nobody,
         Err(Refused::Silently) => Arrived::Nobody,
         Err(Refused::Told(report)) => {
@@ -112,6 +123,7 @@ async fn arrive(router: &Rc<Router>, stream: Stream, address: &Address) -> Arriv
 enum Seat {
     Client(Box<Parts>),
     Console(Console),
+    Replication(Rc<replication::Session>),
     None,
 }
 
@@ -160,6 +172,7 @@ struct Wanted {
     version: ProtocolVersion,
     user: String,
     database: String,
+    replication: Replication,
     parameters: Vec<(String, String)>,
 }
 
@@ -211,6 +224,9 @@ impl Arrival<'_> {
             proven.remember(&self.router.keys, &route.key);
         }
         self.check_route_limits(&route)?;
+        if wanted.replication != Replication::None {
+            return self.replicate(route, wanted).await;
+        }
         self.welcome(route, wanted).await
     }
 
@@ -299,12 +315,7 @@ impl Arrival<'_> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let user = text(startup.user()?);
         let database = text(startup.database()?);
-        if startup.replication()? != Replication::None {
-            return Err(fatal(
-                SqlState::FEATURE_NOT_SUPPORTED,
-                "replication connections are not pooled",
-            ));
-        }
+        let replication = startup.replication()?;
         if startup.needs_negotiation(ProtocolVersion::LATEST) {
             let mut out = Vec::new();
             write::negotiate_protocol_version(
@@ -326,7 +337,7 @@ impl Arrival<'_> {
         }
         let parameters = self.read_parameters(startup)?;
         let version = startup.version_to_speak(ProtocolVersion::LATEST);
-        Ok(Wanted { version, user, database, parameters })
+        Ok(Wanted { version, user, database, replication, parameters })
     }
 
     /// Session parameters that the client asks for, checked.
@@ -406,8 +417,10 @@ impl Arrival<'_> {
             Address::Tcp(address) => Origin::Tcp { address: address.ip(), tls: self.is_tls() },
             Address::Unix(_) => Origin::Unix,
         };
+        // A connection to a database that streams its changes is one to this database, for Postgres too.
+        let replication = wanted.replication == Replication::Physical;
         let attempt =
-            Attempt { origin, database: &wanted.database, user: &wanted.user, replication: false };
+            Attempt { origin, database: &wanted.database, user: &wanted.user, replication };
         let demand = rules.demand(&attempt).map_err(|refusal| {
             fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, refusal.to_string())
         })?;
@@ -477,6 +490,34 @@ impl Arrival<'_> {
             route.clients.set(route.clients.get() - 1);
         }
         seat
+    }
+
+    /// A connection that is passed through to a server of its own.
+    async fn replicate(&mut self, route: Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {
+        if route.pool.paused.get() {
+            return Err(fatal(SqlState::CANNOT_CONNECT_NOW, "the database is paused"));
+        }
+        let line = Connection {
+            id: self.router.new_id(),
+            user: wanted.user,
+            database: wanted.database,
+            connect_time_micros: clock::wall_micros(),
+            ..Connection::default()
+        };
+        let client = self.stream();
+        let session = replication::open(
+            self.router,
+            route,
+            client,
+            wanted.replication,
+            wanted.parameters,
+            line,
+        )
+        .await?;
+        if let Some(rest) = std::mem::take(&mut self.handshake).into_rest() {
+            self.stream().unrecv(rest);
+        }
+        Ok(Seat::Replication(session))
     }
 
     async fn make_client(&mut self, route: &Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {

@@ -28,6 +28,7 @@ mod prepared;
 mod queue;
 mod registry;
 mod relay;
+mod replication;
 mod reset;
 mod route;
 mod router;

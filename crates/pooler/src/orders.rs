@@ -9,7 +9,7 @@ use pg::wire::error::Report;
 use runtime::clock;
 use runtime::mailbox::oneshot;
 use runtime::net::Address;
-use runtime::tls::Transport;
+use runtime::tls::{TlsStream, Transport};
 
 use crate::client::{Client, ClientState, End};
 use crate::command::{Answer, Command};
@@ -96,6 +96,9 @@ impl Router {
                 for route in self.matching(database.as_deref()) {
                     route.kill(&clients);
                 }
+                self.end_replications(|session| {
+                    database.as_deref().is_none_or(|name| session.database() == name)
+                });
                 Answer::Done
             }
             Command::KillClient { id } => self.kill_client(id),
@@ -178,7 +181,8 @@ impl Router {
 
     fn kill_client(&self, id: u64) -> Answer {
         let Some(client) = self.clients.all().into_iter().find(|client| client.id == id) else {
-            return Answer::Unknown;
+            let ended = self.end_replications(|session| session.id == id);
+            return if ended > 0 { Answer::Done } else { Answer::Unknown };
         };
         client.end(End::Told(Report::fatal(
             SqlState::ADMIN_SHUTDOWN,
@@ -196,7 +200,7 @@ impl Router {
             _ => State::Active,
         };
         let routes = self.routes();
-        Snapshot {
+        let mut snapshot = Snapshot {
             core: self.core,
             rules_version: self.rules().version,
             state,
@@ -218,6 +222,23 @@ impl Router {
                 free: 0,
             }],
             averages_cover_micros: micros(self.period.get().covered(now_micros())),
+        };
+        self.add_replications(&mut snapshot);
+        snapshot
+    }
+
+    fn add_replications(&self, snapshot: &mut Snapshot) {
+        for session in self.replications.borrow().values() {
+            let ours = |pool: &&mut Pool| {
+                pool.database == session.database() && pool.user == session.user()
+            };
+            if let Some(pool) = snapshot.pools.iter_mut().find(ours) {
+                pool.cl_active += 1;
+                pool.sv_active += 1;
+            }
+            let (client, server) = session.lines.clone();
+            snapshot.clients.push(client);
+            snapshot.servers.push(server);
         }
     }
 
@@ -304,12 +325,7 @@ fn client_line(client: &Client) -> Connection {
             .map_or(0, |statements| statements.len() as u64),
         ..Connection::default()
     };
-    line.tls = encryption(&client.stream);
-    addresses(
-        &mut line,
-        client.stream.stream().peer_address().ok(),
-        client.stream.stream().local_address().ok(),
-    );
+    describe(&mut line, &client.stream);
     line
 }
 
@@ -339,17 +355,16 @@ fn server_line(route: &Route, server: &Server) -> Connection {
         prepared_statements: server.statements.borrow().len() as u64,
         ..Connection::default()
     };
-    line.tls = encryption(&server.stream);
-    addresses(
-        &mut line,
-        server.stream.stream().peer_address().ok(),
-        server.stream.stream().local_address().ok(),
-    );
+    describe(&mut line, &server.stream);
     line
 }
 
-fn encryption(stream: &Transport) -> String {
-    stream.tls().map_or_else(String::new, |tls| format!("{}/{}", tls.version(), tls.cipher()))
+/// Both addresses of a connection, and how it is encrypted.
+pub(crate) fn describe(line: &mut Connection, stream: &Transport) {
+    let encryption = |tls: &TlsStream| format!("{}/{}", tls.version(), tls.cipher());
+    line.tls = stream.tls().map_or_else(String::new, encryption);
+    let stream = stream.stream();
+    addresses(line, stream.peer_address().ok(), stream.local_address().ok());
 }
 
 fn addresses(line: &mut Connection, peer: Option<Address>, local: Option<Address>) {

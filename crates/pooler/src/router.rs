@@ -30,6 +30,7 @@ use crate::orders::now_micros;
 use crate::parameters::{ParameterSets, Tracked};
 use crate::prepared::Statements;
 use crate::registry::Registry;
+use crate::replication;
 use crate::route::{PerCore, Route, RouteKey};
 use crate::rules::{RouteRule, Rules};
 use crate::server::{Moving, Server};
@@ -110,6 +111,8 @@ pub(crate) struct Router {
     pub(crate) tls: RefCell<Arc<TlsConfigs>>,
     routes: RefCell<BTreeMap<RouteKey, Rc<Route>>>,
     pub(crate) clients: Registry,
+    /// By number.
+    pub(crate) replications: RefCell<BTreeMap<u64, Rc<replication::Session>>>,
     pub(crate) keys: KeyCache,
     /// The account of connections; on core 0 only.
     home: Option<RefCell<Home>>,
@@ -169,6 +172,7 @@ impl Router {
             tls: RefCell::new(tls),
             routes: RefCell::default(),
             clients: Registry::default(),
+            replications: RefCell::default(),
             keys: KeyCache::new(),
             home: (core == 0).then(RefCell::default),
             debts: RefCell::default(),

@@ -6,6 +6,7 @@ mod cluster;
 mod cores;
 mod logins;
 mod prepared;
+mod replication;
 mod session;
 mod sessions;
 mod transactions;

@@ -107,8 +107,10 @@ fn a_function_may_answer_for_who_cannot_read_the_secrets() {
         let (mut session, answer) = log_in(setting, "ann", "apple").await;
         assert_eq!(answer, BY_SCRAM);
         assert_eq!(session.query("select current_user").await, "T(postgres)Z");
-        let (_session, answer) = log_in(setting, "ann", "orange").await;
-        assert!(answer.ends_with("E(28P01)."), "{answer}");
+        for (user, password) in [("ann", "orange"), ("nobody", "apple")] {
+            let (_session, answer) = log_in(setting, user, password).await;
+            assert!(answer.ends_with("E(28P01)."), "{user}: {answer}");
+        }
     });
 }
 

@@ -101,7 +101,7 @@ impl Cluster {
         text
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(Path::new(BINARIES).join(program));
         command.env("PGHOST", &self.directory).env("PGUSER", "postgres").env("PGPORT", "5432");
         command.env_remove("PGDATABASE").env("TZ", "UTC").current_dir(&self.directory);
