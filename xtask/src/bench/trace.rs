@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
 
-use super::load;
+use super::load::{self, Window};
 use super::options::Options;
 use super::plan::{Cell, Figures, Workload};
 use super::process::{self, Daemon};
@@ -37,8 +39,11 @@ pub(crate) fn measure(
     process::wait_until(&mut strace, &log, || {
         fs::read_to_string(&log).is_ok_and(|said| said.contains("attached"))
     })?;
-    let window = run.watch(options.seconds.min(3));
+    // The calls between attaching and detaching are counted: strace writes a line at both moments.
+    let begin = written(&log)?;
+    run.watch(options.seconds.min(3));
     strace.stop("-INT");
+    let window = Window { begin, end: written(&log)? };
     let transactions = run.finish()?;
     let summary = load::summary(&transactions, &window, clients)?;
     let calls = calls(&fs::read_to_string(&counts).map_err(|error| format!("strace: {error}"))?);
@@ -49,6 +54,14 @@ pub(crate) fn measure(
         figures.insert(name, per(count));
     }
     Ok(figures)
+}
+
+/// When a file was last written to, in microseconds since 1970.
+fn written(file: &Path) -> Result<u64, String> {
+    let modified = fs::metadata(file).and_then(|metadata| metadata.modified());
+    let since = modified.map_err(|error| format!("{}: {error}", file.display()))?;
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// The table of `strace -c`: `% time, seconds, usecs/call, calls, [errors,] syscall`.
