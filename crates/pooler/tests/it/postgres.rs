@@ -4,6 +4,7 @@
 mod auth_query;
 mod cluster;
 mod cores;
+mod encryption;
 mod logins;
 mod prepared;
 mod replication;
@@ -53,7 +54,12 @@ fn run(settings: Settings, test: impl AsyncFnOnce(&Setting)) {
     run_with(Cluster::start(&[], ""), settings, test);
 }
 
-fn run_with(cluster: Cluster, mut settings: Settings, test: impl AsyncFnOnce(&Setting)) {
+fn run_with(cluster: Cluster, settings: Settings, test: impl AsyncFnOnce(&Setting)) {
+    drop(run_in(cluster, settings, test));
+}
+
+/// The same; gives the server back.
+fn run_in(cluster: Cluster, mut settings: Settings, test: impl AsyncFnOnce(&Setting)) -> Cluster {
     let database = Database {
         host: vec![Host::Unix(cluster.directory().display().to_string())],
         ..Database::default()
@@ -74,9 +80,10 @@ fn run_with(cluster: Cluster, mut settings: Settings, test: impl AsyncFnOnce(&Se
         let setting = Setting { cluster, pooler, address };
         test(&setting).await;
         setting.pooler.stop(Stop::Now).await;
+        setting.cluster
     };
     let done = executor::block_on(&io::Options::default(), clock::timeout(PATIENCE, whole));
-    assert!(done.expect("a core").is_ok(), "the test hangs");
+    done.expect("a core").expect("the test hangs")
 }
 
 impl Setting {

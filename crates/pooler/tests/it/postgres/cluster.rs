@@ -7,7 +7,7 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,11 +19,54 @@ pub(crate) struct Cluster {
     directory: PathBuf,
     server: Option<Child>,
     owner: Option<(u32, u32)>,
+    port: u16,
 }
 
 impl Cluster {
     /// Starts a server with extra `name=value` settings and, if not empty, this pg_hba.conf.
     pub(crate) fn start(settings: &[&str], hba: &str) -> Cluster {
+        let mut cluster = Cluster::prepare(hba);
+        cluster.serve(settings);
+        cluster
+    }
+
+    /// The same, reachable by TCP and, if asked for, TLS with this certificate and key and the authority
+    /// of clients' certificates.
+    pub(crate) fn start_tls(
+        hba: &str,
+        certificate: &str,
+        key: &str,
+        authority: &str,
+        ssl: bool,
+    ) -> Cluster {
+        let mut cluster = Cluster::prepare(hba);
+        for (name, text) in
+            [("server.crt", certificate), ("server.key", key), ("ca.crt", authority)]
+        {
+            let path = cluster.data().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((uid, gid)) = cluster.owner {
+                chown(&path, Some(uid), Some(gid)).unwrap();
+            }
+        }
+        // Free a moment ago; another test may have taken it since.
+        for attempt in 0.. {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            cluster.port = free.local_addr().unwrap().port();
+            drop(free);
+            let port = format!("port={}", cluster.port);
+            let ssl = if ssl { "ssl=on" } else { "ssl=off" };
+            let settings = ["listen_addresses=127.0.0.1", &port, ssl, "ssl_ca_file=ca.crt"];
+            if cluster.try_serve(&settings) {
+                break;
+            }
+            assert!(attempt < 5, "no free port");
+        }
+        cluster
+    }
+
+    fn prepare(hba: &str) -> Cluster {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("howdah-pooler-{}-{number}", std::process::id());
@@ -33,7 +76,7 @@ impl Cluster {
         if let Some((uid, gid)) = owner {
             chown(&directory, Some(uid), Some(gid)).unwrap();
         }
-        let mut cluster = Cluster { directory, server: None, owner };
+        let cluster = Cluster { directory, server: None, owner, port: 5432 };
         let data = cluster.data();
         cluster.run(
             "initdb",
@@ -52,11 +95,15 @@ impl Cluster {
         if !hba.is_empty() {
             fs::write(data.join("pg_hba.conf"), hba).unwrap();
         }
-        cluster.serve(settings);
         cluster
     }
 
     fn serve(&mut self, settings: &[&str]) {
+        assert!(self.try_serve(settings), "server is not ready after a minute");
+    }
+
+    /// False if it does not come up.
+    fn try_serve(&mut self, settings: &[&str]) -> bool {
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data());
         let socket = format!("unix_socket_directories={}", self.directory.display());
@@ -68,15 +115,24 @@ impl Cluster {
         self.server = Some(child);
         for _attempt in 0..1200 {
             if self.command("pg_isready").stdout(Stdio::null()).status().unwrap().success() {
-                return;
+                return true;
+            }
+            let ended =
+                self.server.as_mut().is_some_and(|server| server.try_wait().unwrap().is_some());
+            if ended {
+                return false;
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        panic!("server is not ready after a minute");
+        false
     }
 
     fn data(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Where its unix socket is.
@@ -103,7 +159,10 @@ impl Cluster {
 
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(Path::new(BINARIES).join(program));
-        command.env("PGHOST", &self.directory).env("PGUSER", "postgres").env("PGPORT", "5432");
+        command
+            .env("PGHOST", &self.directory)
+            .env("PGUSER", "postgres")
+            .env("PGPORT", self.port.to_string());
         command.env_remove("PGDATABASE").env("TZ", "UTC").current_dir(&self.directory);
         if let Some((uid, gid)) = self.owner {
             command.uid(uid).gid(gid);

@@ -25,8 +25,12 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) async fn connect(address: &Address) -> Session {
         let stream = Stream::connect(address).await.expect("the pooler accepts");
+        Session::over(Transport::Plain(stream))
+    }
+
+    pub(crate) fn over(stream: Transport) -> Session {
         Session {
-            stream: Transport::Plain(stream),
+            stream,
             input: Vec::new(),
             out: Vec::new(),
             cancel: (0, Vec::new()),
