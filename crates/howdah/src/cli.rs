@@ -182,6 +182,9 @@ pub enum WalCommand {
     /// Redo every record and compare with the images that Postgres put beside them
     #[command(after_help = WAL_VERIFY_EXAMPLE)]
     Verify(WalVerifyOptions),
+    /// Follow transaction logs, relation maps, sizes and counters by the WAL, and compare with the files
+    #[command(after_help = WAL_STATE_EXAMPLE)]
+    State(WalStateOptions),
 }
 
 /// What to hold the WAL against.
@@ -200,6 +203,26 @@ pub struct WalVerifyOptions {
     #[arg(long)]
     pub json: bool,
 }
+
+/// From where to where the WAL leads.
+#[derive(Debug, clap::Args)]
+pub struct WalStateOptions {
+    /// Directory of WAL segments: pg_wal or an archive
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// Data directory to start from: a copy of the stopped cluster from before the WAL was written
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub base: PathBuf,
+    /// Data directory of the stopped cluster to compare with
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub against: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const WAL_STATE_EXAMPLE: &str = "Example:
+  howdah wal state after/pg_wal --base before --against after";
 
 const WAL_VERIFY_EXAMPLE: &str = "Example:
   howdah wal verify /var/lib/postgresql/15/main/pg_wal
@@ -247,6 +270,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Verify(options) => verify::run(&options, &api),
         Command::Wal(WalCommand::Dump { segments, json }) => wal::dump::run(&segments, json),
         Command::Wal(WalCommand::Verify(options)) => wal::verify::run(&options),
+        Command::Wal(WalCommand::State(options)) => wal::state::run(&options),
         Command::Timeline(TimelineCommand::Status { json }) => status::run(&api, json),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "howdah", &mut std::io::stdout());

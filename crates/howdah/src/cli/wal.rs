@@ -2,4 +2,5 @@
 
 pub(super) mod dump;
 mod segments;
+pub(super) mod state;
 pub(super) mod verify;

@@ -154,7 +154,7 @@ fn feed(
     }
 }
 
-fn control(data: &Path) -> Result<ControlFile> {
+pub(super) fn control(data: &Path) -> Result<ControlFile> {
     let path = data.join("global/pg_control");
     let shown = path.display();
     let bytes = fs::read(&path).or_fail(format_args!("could not read \"{shown}\""))?;
@@ -162,7 +162,7 @@ fn control(data: &Path) -> Result<ControlFile> {
 }
 
 /// Hands over every file that matters, by its path relative to `data`.
-fn for_each_file(data: &Path, mut each: impl FnMut(&str, &[u8])) -> Result<()> {
+pub(super) fn for_each_file(data: &Path, mut each: impl FnMut(&str, &[u8])) -> Result<()> {
     for folder in FOLDERS {
         for path in files_below(data, folder)? {
             let full = data.join(&path);
