@@ -6,7 +6,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 MAJORS ?= 17
 
-.PHONY: help up build test bench ci deps majors tidy fmt check-kqueue fuzz
+.PHONY: test-suites help up build test bench ci deps majors tidy fmt check-kqueue fuzz
 
 help:
 	@echo "make up            build, then run Howdah on this machine (DIR=folder of the data, ARGS=more options)"
@@ -48,6 +48,11 @@ deps:
 # Nothing of the machine changes; where a major cannot be had, the tests that want it say so and are skipped.
 majors:
 	@cargo xtask postgres --optional $(MAJORS)
+
+# PostgreSQL's own regression and isolation suites as a source of WAL: 25 GB of disk, ten minutes each.
+test-suites:
+	@cargo xtask suites --major 15 --write
+	@cargo xtask suites --major 17 --write
 
 fmt:
 	@cargo fmt --all

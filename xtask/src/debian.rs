@@ -90,6 +90,28 @@ impl Apt {
     }
 }
 
+/// Fetches a source package of a suite and unpacks its upstream archive into `into`; `folder` is for apt's state.
+pub(crate) fn source(folder: &Path, suite: &str, package: &str, into: &Path) -> Result<(), String> {
+    let state = folder.join("apt");
+    let apt = Apt::update(&state, suite)?;
+    let (mirror, keyring) = mirror()?;
+    let list = format!("deb-src [signed-by={}] {mirror} {suite} main\n", keyring.display());
+    fs::write(state.join("sources.list"), list).map_err(|error| error.to_string())?;
+    apt.get(&["update"])?;
+    apt.get(&["source", "--download-only", package])?;
+    let archives = state.join("cache/archives");
+    let entries = fs::read_dir(&archives).map_err(|error| error.to_string())?;
+    let original = entries.flatten().map(|entry| entry.path()).find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.contains(".orig.tar.") && !name.ends_with(".asc")
+    });
+    let original = original.ok_or("no upstream archive arrived")?.display().to_string();
+    fs::create_dir_all(into).map_err(|error| error.to_string())?;
+    let into = into.display().to_string();
+    process::output(&["tar", "-xf", &original, "-C", &into, "--strip-components=1"], None)?;
+    fs::remove_dir_all(state).map_err(|error| error.to_string())
+}
+
 /// The mirror and key that this machine already uses for Debian.
 fn mirror() -> Result<(String, PathBuf), String> {
     let keyring = PathBuf::from("/usr/share/keyrings/debian-archive-keyring.gpg");

@@ -9,6 +9,7 @@ mod kqueue;
 #[cfg(test)]
 mod lexer;
 mod postgres;
+mod suites;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
@@ -23,6 +24,7 @@ tasks:
   bench [OPTIONS]   measure the pooler beside PgBouncer (bench --help)
   ci                formatting, lints, tidy, documentation and tests, each with its time
   postgres MAJOR... PostgreSQL 14 to 18 into target/postgres, for tests
+  suites [OPTIONS]  PostgreSQL's own suites as a source of WAL, all of it checked (suites --help)
   check-kqueue      type-check the kqueue driver for FreeBSD and macOS (Debian only)
 ";
 
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(arguments.collect()),
         Some("ci") => ci::run(),
         Some("postgres") => postgres::run(&arguments.collect::<Vec<_>>()),
+        Some("suites") => suites::run(&arguments.collect::<Vec<_>>()),
         Some("check-kqueue") => kqueue::run(),
         Some("-h" | "--help") => {
             println!("{USAGE}");

@@ -1,0 +1,507 @@
+//! `cargo xtask suites`: PostgreSQL's own regression and isolation suites as a source of WAL, and what we make of it.
+//!
+//! Steps: the server and pg_regress from Debian (`postgres.rs`), the suites from Debian's source package; a cluster with
+//! `wal_consistency_checking = all` and `full_page_writes = off`; the suites and some SQL of our own run against it;
+//! it is stopped. Then `howdah wal verify` redoes all of its WAL from the files of initdb, compares with every image
+//! and with the files that the server left, and `howdah wal dump` is compared with `pg_waldump`, line by line.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::bench::process;
+use crate::debian;
+use crate::{postgres, root};
+
+const USAGE: &str =
+    "usage: cargo xtask suites [--major 15|17|18] [--short] [--write] [--keep] [--howdah FILE]
+
+Runs PostgreSQL's regression and isolation suites and checks all of the WAL that they write.
+--short: some of the tests only (two minutes)
+--write: the counts into docs/redo-coverage.md
+--keep:  leave the cluster in target/suites/MAJOR/run
+--howdah: this program instead of one built now";
+
+/// Settings of the cluster: everything into the WAL, an image beside every record, all of it kept.
+const SETTINGS: &str = "
+wal_consistency_checking = all
+full_page_writes = off
+fsync = off
+wal_level = logical
+track_commit_timestamp = on
+max_prepared_transactions = 20
+max_replication_slots = 10
+wal_keep_size = '200GB'
+max_wal_size = '200GB'
+checkpoint_timeout = '1h'
+listen_addresses = ''
+max_connections = 60
+wal_log_hints = on
+wal_compression = lz4
+";
+
+/// Tests of the short run: one of each access method, and what is rare in WAL. `test_setup` makes what they use.
+const SHORT: &str = "test_setup create_index create_index_spgist hash_index gin gist spgist brin brin_bloom brin_multi \
+                     btree_index vacuum truncate prepared_xacts sequence tablespace cluster \
+                     reindex_catalog temp alter_table toast matview";
+
+/// Where things are.
+struct Places {
+    /// The programs of the major.
+    bin: PathBuf,
+    /// pg_regress and its like.
+    tests: PathBuf,
+    include: PathBuf,
+    libraries: PathBuf,
+    /// `src/test` of the source package.
+    sources: PathBuf,
+    /// Belongs to the user that runs the server.
+    run: PathBuf,
+    user: Option<(u32, u32)>,
+}
+
+struct Options {
+    major: String,
+    short: bool,
+    write: bool,
+    keep: bool,
+    howdah: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    let options = Options::parse(arguments)?;
+    postgres::run(std::slice::from_ref(&options.major))?;
+    let folder = root().join("target/suites").join(&options.major);
+    fs::create_dir_all(&folder).map_err(text)?;
+    // Two runs at once would take each other's cluster away.
+    let lock = File::create(folder.join("lock")).map_err(text)?;
+    lock.lock().map_err(text)?;
+    let places = prepare(&options.major, &folder)?;
+    let howdah = options.howdah.clone().map_or_else(build, Ok)?;
+    let waldump = places.bin.join("pg_waldump");
+    let outcome = write_wal(&places, &options).and_then(|suites| {
+        let lines = compare_dumps(&howdah, &waldump, &places.run.join("data/pg_wal"))?;
+        println!("wal dump: {lines} records as pg_waldump prints them");
+        promote(&places)?;
+        let verified = verify(&howdah, &places)?;
+        report(&options, &suites, lines, &verified)
+    });
+    if !options.keep {
+        let _gone = fs::remove_dir_all(&places.run);
+    }
+    outcome
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Options, String> {
+        let mut options = Options {
+            major: "15".to_owned(),
+            short: false,
+            write: false,
+            keep: false,
+            howdah: None,
+        };
+        let mut words = arguments.iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--major" => options.major = words.next().ok_or(USAGE)?.clone(),
+                "--short" => options.short = true,
+                "--write" => options.write = true,
+                "--keep" => options.keep = true,
+                "--howdah" => options.howdah = Some(words.next().ok_or(USAGE)?.into()),
+                _ => return Err(USAGE.to_owned()),
+            }
+        }
+        if !["15", "17", "18"].contains(&options.major.as_str()) {
+            return Err(USAGE.to_owned());
+        }
+        Ok(options)
+    }
+}
+
+fn text(error: std::io::Error) -> String {
+    error.to_string()
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Sources, the suites' library, and an empty folder to run in.
+fn prepare(major: &str, folder: &Path) -> Result<Places, String> {
+    let home =
+        root().join("target/postgres").join(major).join("tree/usr/lib/postgresql").join(major);
+    let tests = home.join("lib/pgxs/src/test");
+    if !tests.join("regress/pg_regress").exists() {
+        return Err(format!("the PostgreSQL {major} that was found has no pg_regress"));
+    }
+    let sources = folder.join("source");
+    if !sources.join("src/test/regress").is_dir() {
+        debian::source(folder, suite_of(major), &format!("postgresql-{major}"), &sources)?;
+    }
+    let run = folder.join("run");
+    let _old = fs::remove_dir_all(&run);
+    fs::create_dir_all(&run).map_err(text)?;
+    let user = process::unprivileged()?;
+    if let Some((uid, gid)) = user {
+        chown(&run, Some(uid), Some(gid)).map_err(text)?;
+    }
+    let tree = root().join("target/postgres").join(major).join("tree");
+    Ok(Places {
+        bin: root().join("target/postgres").join(major).join("bin"),
+        tests,
+        include: tree.join("usr/include/postgresql").join(major).join("server"),
+        libraries: home.join("lib"),
+        sources: sources.join("src/test"),
+        run,
+        user,
+    })
+}
+
+fn suite_of(major: &str) -> &'static str {
+    match major {
+        "15" => "bookworm",
+        "17" => "trixie",
+        _ => "forky",
+    }
+}
+
+fn build() -> Result<PathBuf, String> {
+    println!("building howdah");
+    let cargo = ["cargo", "build", "--quiet", "--release", "--package", "howdah"];
+    let root_folder = shown(&root());
+    process::output(&[&["env", "-C", &root_folder], &cargo[..]].concat(), None)?;
+    Ok(root().join("target/release/howdah"))
+}
+
+/// The stopped cluster comes up as a standby and is promoted: the WAL goes on in a new timeline.
+fn promote(places: &Places) -> Result<(), String> {
+    println!("promoting");
+    let data = places.run.join("data");
+    let signal = data.join("standby.signal");
+    fs::write(&signal, "").map_err(text)?;
+    if let Some((uid, gid)) = places.user {
+        chown(&signal, Some(uid), Some(gid)).map_err(text)?;
+    }
+    // Recovery takes the tablespace that 10-kinds.sql made for damage otherwise.
+    let conf = fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf"));
+    let line = b"allow_in_place_tablespaces = on\n";
+    conf.and_then(|mut conf| conf.write_all(line)).map_err(text)?;
+    let (ctl, log) = (shown(&places.bin.join("pg_ctl")), shown(&places.run.join("log")));
+    let data = shown(&data);
+    let control = [ctl.as_str(), "-D", &data, "-w", "-t", "300"];
+    start_detached(&[&control[..], &["-l", &log, "start"]].concat(), &log, places.user)?;
+    let promoted = process::output(&[&control[..], &["promote"]].concat(), places.user)
+        .and_then(|_said| psql(places, &["-c", "CREATE TABLE promoted AS SELECT 1 a"]));
+    process::output(&[&control[..], &["-m", "fast", "stop"]].concat(), places.user)?;
+    promoted
+}
+
+/// One line for each suite: what pg_regress said at its end.
+fn write_wal(places: &Places, options: &Options) -> Result<Vec<String>, String> {
+    let data = shown(&places.run.join("data"));
+    let program = |name: &str| shown(&places.bin.join(name));
+    let initdb = program("initdb");
+    let initdb = [&initdb, "-D", &data, "-A", "trust", "-U", "postgres", "--no-sync"];
+    process::output(&[&initdb[..], &["--no-locale", "-E", "UTF8"]].concat(), places.user)?;
+    approach_segment_ends(places)?;
+    let base = shown(&places.run.join("base"));
+    process::output(&["cp", "-a", &data, &base], places.user)?;
+    let socket = shown(&places.run);
+    let settings = format!("{SETTINGS}unix_socket_directories = '{socket}'\n");
+    let conf = places.run.join("data/postgresql.auto.conf");
+    fs::write(&conf, settings).map_err(text)?;
+    let (ctl, log) = (program("pg_ctl"), shown(&places.run.join("log")));
+    let start = [ctl.as_str(), "-D", &data, "-w", "-l", &log, "start"];
+    start_detached(&start, &log, places.user)?;
+    let ran = run_suites(places, options);
+    let stop = [ctl.as_str(), "-D", &data, "-w", "-t", "300", "-m", "fast", "stop"];
+    process::output(&stop, places.user)?;
+    ran
+}
+
+/// Counters shortly before the ends of segments of pg_xact and pg_multixact, so that the suites go on into new ones and
+/// the old ones can be cut off. The pages up to there are made as the server would have left them: of zeroes.
+fn approach_segment_ends(places: &Places) -> Result<(), String> {
+    const SEGMENT_BYTES: u64 = 32 * 8192;
+    let data = places.run.join("data");
+    let (program, at) = (shown(&places.bin.join("pg_resetwal")), shown(&data));
+    // 32 pages of 32,768 transactions, of 2,048 multixacts, and of 1,636 members of them.
+    let counters = ["-x", "1047552", "-m", "65000,1", "-O", "52000"];
+    process::output(&[&[program.as_str(), "-D", &at], &counters[..]].concat(), places.user)?;
+    for log in ["pg_xact", "pg_multixact/offsets", "pg_multixact/members"] {
+        let segment = fs::OpenOptions::new().write(true).open(data.join(log).join("0000"));
+        segment.and_then(|file| file.set_len(SEGMENT_BYTES)).map_err(text)?;
+    }
+    Ok(())
+}
+
+/// `pg_ctl start`, whose server would hold a pipe open.
+fn start_detached(command: &[&str], log: &str, user: Option<(u32, u32)>) -> Result<(), String> {
+    let script = format!("exec {} >/dev/null 2>&1", command.join(" "));
+    process::output(&["sh", "-c", &script], user).map(drop).map_err(|error| {
+        let said = fs::read_to_string(log).unwrap_or_default();
+        let from = said.lines().count().saturating_sub(10);
+        let last: Vec<&str> = said.lines().skip(from).collect();
+        format!("{error}{}", last.join("\n"))
+    })
+}
+
+fn run_suites(places: &Places, options: &Options) -> Result<Vec<String>, String> {
+    let libraries = suite_library(places)?;
+    let host = shown(&places.run);
+    let mut said = Vec::new();
+    for (suite, program, schedule) in [
+        ("regress", "pg_regress", "parallel_schedule"),
+        ("isolation", "pg_isolation_regress", "isolation_schedule"),
+    ] {
+        if options.short && suite == "isolation" {
+            continue;
+        }
+        let output = places.run.join(suite);
+        fs::create_dir_all(&output).map_err(text)?;
+        if let Some((uid, gid)) = places.user {
+            chown(&output, Some(uid), Some(gid)).map_err(text)?;
+        }
+        let input = places.sources.join(suite);
+        let program = shown(&places.tests.join(suite).join(program));
+        let mut command = vec![
+            program,
+            format!("--bindir={}", places.bin.display()),
+            format!("--inputdir={}", input.display()),
+            format!("--outputdir={}", output.display()),
+            format!("--dlpath={}", libraries.display()),
+            format!("--host={host}"),
+            "--user=postgres".to_owned(),
+            "--max-concurrent-tests=20".to_owned(),
+        ];
+        if options.short {
+            command.extend(SHORT.split_whitespace().map(str::to_owned));
+        } else {
+            command.push(format!("--schedule={}", input.join(schedule).display()));
+        }
+        println!("running {suite}");
+        // A test that fails is no failure of ours: it has written its WAL. How many did is reported.
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let script = format!("{} 2>&1 || true", quoted.join(" "));
+        let printed = process::output(&["sh", "-c", &script], places.user)?;
+        let last = summary(&printed);
+        println!("{suite}: {last}");
+        said.push(format!("{suite}: {last}"));
+    }
+    directed(places)?;
+    Ok(said)
+}
+
+/// pg_regress ends with a framed sentence, or in newer versions with a comment.
+fn summary(printed: &str) -> String {
+    let told =
+        |line: &&str| line.contains("tests") && line.contains("passed") || line.contains("failed");
+    let line = printed.lines().rev().find(told).unwrap_or("no summary");
+    line.trim_matches(|c: char| c == '=' || c == '#' || c.is_whitespace()).to_owned()
+}
+
+/// Compiles the suites' C functions beside the extensions that their tests load.
+fn suite_library(places: &Places) -> Result<PathBuf, String> {
+    let folder = places.run.join("library");
+    fs::create_dir_all(&folder).map_err(text)?;
+    let (source, target) = (places.sources.join("regress/regress.c"), folder.join("regress.so"));
+    let include = format!("-I{}", places.include.display());
+    let (source, target) = (shown(&source), shown(&target));
+    let compile = ["cc", "-O1", "-fPIC", "-shared", "-w", &include, &source, "-o", &target];
+    process::output(&compile, None)?;
+    for name in ["autoinc.so", "refint.so"] {
+        symlink(places.libraries.join(name), folder.join(name)).map_err(text)?;
+    }
+    Ok(folder)
+}
+
+/// SQL of ours, for kinds of records that the suites do not write; and the transaction logs' old segments, which go
+/// when everything old is frozen.
+fn directed(places: &Places) -> Result<(), String> {
+    directed_file(places, "10-kinds.sql")?;
+    let everywhere = "UPDATE pg_database SET datallowconn = true";
+    psql(places, &["-c", everywhere])?;
+    let (vacuumdb, host) = (shown(&places.bin.join("vacuumdb")), shown(&places.run));
+    println!("freezing all databases");
+    let freeze = [vacuumdb.as_str(), "-h", &host, "-U", "postgres", "--all", "--freeze", "--quiet"];
+    process::output(&freeze, places.user)?;
+    directed_file(places, "20-prepared.sql")
+}
+
+fn directed_file(places: &Places, name: &str) -> Result<(), String> {
+    println!("running {name}");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/suites").join(name);
+    // Into the run's folder, where the server's user can read it.
+    let copy = places.run.join(name);
+    fs::copy(&file, &copy).map_err(text)?;
+    psql(places, &["-f", &shown(&copy)])
+}
+
+fn psql(places: &Places, what: &[&str]) -> Result<(), String> {
+    let (psql, host) = (shown(&places.bin.join("psql")), shown(&places.run));
+    let command = [&psql, "-Xq", "-h", &host, "-U", "postgres", "-d", "postgres"];
+    let rest = ["-v", "ON_ERROR_STOP=1", "-o", "/dev/null"];
+    process::output(&[&command[..], &rest, what].concat(), places.user).map(drop)
+}
+
+/// Compares every line; answers how many there were.
+fn compare_dumps(howdah: &Path, waldump: &Path, wal: &Path) -> Result<u64, String> {
+    let mut segments: Vec<PathBuf> =
+        fs::read_dir(wal).map_err(text)?.flatten().map(|entry| entry.path()).collect();
+    segments.retain(|path| path.file_name().is_some_and(|name| name.len() == 24));
+    segments.sort();
+    let first = segments.first().ok_or("there is no WAL")?;
+    println!("comparing wal dump with pg_waldump over {} segments", segments.len());
+    let mut ours = Command::new(howdah);
+    ours.args(["wal", "dump"]).args(&segments);
+    let mut theirs = Command::new(waldump);
+    theirs.arg("-p").arg(wal).arg(first.file_name().unwrap_or_default());
+    theirs.arg(segments.last().and_then(|path| path.file_name()).unwrap_or_default());
+    let lines = |command: &mut Command| -> Result<_, String> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = child.spawn().map_err(text)?;
+        let output = child.stdout.take().ok_or("no output")?;
+        Ok((child, BufReader::with_capacity(1 << 20, output).lines()))
+    };
+    let (mut our_process, ours) = lines(&mut ours)?;
+    let (mut their_process, theirs) = lines(&mut theirs)?;
+    let mut count = 0;
+    let compare = || -> Result<(), String> {
+        let mut theirs = theirs;
+        for our in ours {
+            let our = our.map_err(text)?;
+            let their = theirs.next().ok_or(format!("pg_waldump ends before: {our}"))?;
+            let their = without_details(&their.map_err(text)?);
+            if our != their {
+                return Err(format!(
+                    "record {count} differs\nours:       {our}\npg_waldump: {their}"
+                ));
+            }
+            count += 1;
+        }
+        theirs.next().map_or(Ok(()), |more| Err(format!("wal dump ends before: {more:?}")))
+    };
+    let compared = compare();
+    for process in [&mut our_process, &mut their_process] {
+        let _ended = process.kill();
+        let _reaped = process.wait();
+    }
+    compared.map(|()| count)
+}
+
+/// A line of pg_waldump without what it tells of the record's own data: name and block references.
+fn without_details(line: &str) -> String {
+    let Some((head, description)) = line.split_once(", desc: ") else { return line.to_owned() };
+    let (name, details) = description.split_once(' ').unwrap_or((description, ""));
+    let name = name.trim_end_matches(',');
+    let blocks = details.find("blkref #").map_or("", |at| details.split_at(at).1);
+    let separator = if blocks.is_empty() { "" } else { ", " };
+    format!("{head}, desc: {name}{separator}{blocks}")
+}
+
+fn verify(howdah: &Path, places: &Places) -> Result<Value, String> {
+    println!("redoing all of it");
+    let (wal, base) = (places.run.join("data/pg_wal"), places.run.join("base"));
+    let printed = places.run.with_file_name("verify.json");
+    let output = File::create(&printed).map_err(text)?;
+    let status = Command::new(howdah)
+        .args(["wal", "verify", "--json"])
+        .arg(wal)
+        .arg("--base")
+        .arg(base)
+        .arg("--against")
+        .arg(places.run.join("data"))
+        .stdin(Stdio::null())
+        .stdout(output)
+        .status()
+        .map_err(text)?;
+    let bytes = fs::read(&printed).map_err(text)?;
+    let verified: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if !status.success() {
+        show_faults(&verified);
+        return Err(format!("wal verify: {status}; all of it is in {}", printed.display()));
+    }
+    Ok(verified)
+}
+
+fn show_faults(verified: &Value) {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    for complaint in list(&verified["complaints"]).iter().take(20) {
+        println!("{complaint}");
+    }
+    for difference in list(&verified["cluster"]["differences"]).iter().take(20) {
+        println!("{difference}");
+    }
+}
+
+/// The counts as a section of docs/redo-coverage.md.
+fn report(
+    options: &Options,
+    suites: &[String],
+    lines: u64,
+    verified: &Value,
+) -> Result<(), String> {
+    let major = &options.major;
+    let total = &verified["total"];
+    let mut section = format!("## PostgreSQL {major}\n\n");
+    for line in suites {
+        section.push_str(&format!("- {line}\n"));
+    }
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    section.push_str(&format!(
+        "- {} MB of WAL, {} records; `wal dump` equals `pg_waldump` in all {lines}\n\
+         - {} images checked, {} mismatches\n",
+        number(&verified["bytes"]) / 1_000_000,
+        number(&total["records"]),
+        number(&total["checked"]),
+        number(&total["mismatched"]),
+    ));
+    if let Some(counts) = verified["cluster"]["counts"].as_object() {
+        for (what, count) in counts {
+            let (compared, different) = (number(&count["compared"]), number(&count["different"]));
+            section.push_str(&format!(
+                "- against the stopped cluster: {compared} {what}, {different} different\n"
+            ));
+        }
+    }
+    let unseen: Vec<&str> =
+        verified["unseen"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    section.push_str(&format!(
+        "- kinds of this major that were not written: {}\n\n",
+        unseen.join(", ")
+    ));
+    section.push_str("| kind | records | images checked | without image |\n|---|--:|--:|--:|\n");
+    for (kind, tally) in verified["kinds"].as_object().into_iter().flatten() {
+        section.push_str(&format!(
+            "| {kind} | {} | {} | {} |\n",
+            number(&tally["records"]),
+            number(&tally["checked"]),
+            number(&tally["unjudged"]) + number(&tally["restored"]),
+        ));
+    }
+    println!("{section}");
+    if options.write { write_section(major, &section) } else { Ok(()) }
+}
+
+/// Replaces the major's section, or adds it.
+fn write_section(major: &str, section: &str) -> Result<(), String> {
+    let path = root().join("docs/redo-coverage.md");
+    let before =
+        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (begin, end) = (format!("<!-- {major} -->"), format!("<!-- {major}: end -->"));
+    let framed = format!("{begin}\n{section}{end}");
+    let after = match (before.find(&begin), before.find(&end)) {
+        (Some(from), Some(to)) => {
+            let (head, tail) = (before.get(..from), before.get(to + end.len()..));
+            format!("{}{framed}{}", head.unwrap_or_default(), tail.unwrap_or_default())
+        }
+        _ => format!("{}\n{framed}\n", before.trim_end()),
+    };
+    fs::write(path, after).map_err(text)
+}
