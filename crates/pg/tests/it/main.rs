@@ -6,6 +6,8 @@ mod boot;
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod datadir;
 #[cfg(test)]
 mod redo;

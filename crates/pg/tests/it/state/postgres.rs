@@ -1,10 +1,12 @@
 //! Transaction logs, relation maps, prepared transactions, origins, sizes and counters, followed by the WAL alone.
 
+use std::collections::BTreeMap;
+
 use pg::datadir::control::ControlFile;
 use pg::redo::effects::{Change, Checkpoint, effects, later_xid};
 use pg::state::{Counters, State};
 use pg::wal::reader::StreamDecoder;
-use pg::wal::record::Record;
+use pg::wal::record::{RawRecord, Record};
 use pg::wal::segment::WalVersion;
 
 use crate::cluster::{Cluster, programs};
@@ -33,6 +35,40 @@ fn logs_of_other_majors_grow_and_are_truncated() {
             continue;
         }
         grow_and_truncate(Cluster::create_with(binaries, &[]));
+    }
+}
+
+#[test]
+#[ignore = "writes test_data/*/changes.zst anew: records that do more than change pages, for fixture.rs and /fuzz"]
+fn captures_changes() {
+    for major in [15, 18] {
+        let mut cluster = match major {
+            15 => Cluster::create(&[]),
+            _ => Cluster::create_with(programs(major).unwrap(), &[]),
+        };
+        let before = cluster.files();
+        cluster.serve(workload::SETTINGS);
+        workload::run(&cluster);
+        cluster.stop();
+        let mut counts = BTreeMap::new();
+        let mut captured = Vec::new();
+        each_record(&cluster, &before, |record, raw| {
+            let count = counts.entry(record.kind().to_string()).or_insert(0);
+            let changes = !effects(record).unwrap().is_empty();
+            if !record.blocks.is_empty() || !changes || raw.bytes.len() > 2000 {
+                return;
+            }
+            *count += 1;
+            if [1, 3, 10, 40].contains(count) {
+                captured.extend_from_slice(&raw.lsn.0.to_le_bytes());
+                captured.extend_from_slice(&raw.end_lsn.0.to_le_bytes());
+                captured.extend_from_slice(&raw.header.total_length.to_le_bytes());
+                captured.extend_from_slice(raw.bytes);
+            }
+        });
+        let path = format!("{}/test_data/{major}/changes.zst", env!("CARGO_MANIFEST_DIR"));
+        #[expect(clippy::disallowed_methods, reason = "run by hand, to capture test data")]
+        std::fs::write(path, zstd::bulk::compress(&captured, 19).unwrap()).unwrap();
     }
 }
 
@@ -153,24 +189,10 @@ fn follow(cluster: &Cluster, before: &[(String, Vec<u8>)]) {
     let control = ControlFile::parse(&control.1).unwrap();
     let mut state = State::new(&control);
     before.iter().for_each(|(path, bytes)| state.load(path, bytes));
-    let (start, wal) = cluster.wal();
-    let redo = control.checkpoint.redo;
-    let mut input = &wal[usize::try_from(redo.0 - start).unwrap()..];
-    let mut decoder = StreamDecoder::at_record(redo, control.segment_bytes)
-        .expect_system(control.system_identifier)
-        .assume_version(cluster.version());
-    let error = loop {
-        match decoder.next(&mut input) {
-            Ok(Some(raw)) => {
-                let record = raw.decode().unwrap();
-                compare_with_checkpoint(&state.counters, &record);
-                state.apply(&record).unwrap();
-            }
-            Ok(None) => panic!("WAL has no end"),
-            Err(error) => break error,
-        }
-    };
-    assert!(error.is_end_of_wal(), "{error}");
+    each_record(cluster, before, |record, _raw| {
+        compare_with_checkpoint(&state.counters, record);
+        state.apply(record).unwrap();
+    });
     let files = cluster.files();
     let counts = state.compare(files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())));
     println!("{:?}", counts.kinds);
@@ -181,6 +203,30 @@ fn follow(cluster: &Cluster, before: &[(String, Vec<u8>)]) {
     let old = state.compare(before.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())));
     assert!(old.differences.len() > 8, "the files from before are others");
     assert!(counts.kinds.len() >= 8, "every kind of thing was compared");
+}
+
+/// All records since `before`, in order.
+fn each_record(
+    cluster: &Cluster,
+    before: &[(String, Vec<u8>)],
+    mut call: impl FnMut(&Record<'_>, &RawRecord<'_>),
+) {
+    let control = before.iter().find(|file| file.0 == "global/pg_control").unwrap();
+    let control = ControlFile::parse(&control.1).unwrap();
+    let (start, wal) = cluster.wal();
+    let redo = control.checkpoint.redo;
+    let mut input = &wal[usize::try_from(redo.0 - start).unwrap()..];
+    let mut decoder = StreamDecoder::at_record(redo, control.segment_bytes)
+        .expect_system(control.system_identifier)
+        .assume_version(cluster.version());
+    let error = loop {
+        match decoder.next(&mut input) {
+            Ok(Some(raw)) => call(&raw.decode().unwrap(), &raw),
+            Ok(None) => panic!("WAL has no end"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_end_of_wal(), "{error}");
 }
 
 /// What a checkpoint at shutdown has counted was known before it. Oids are set aside in the WAL ahead of use.
