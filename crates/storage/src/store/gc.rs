@@ -46,13 +46,11 @@ impl TimelineStore {
         let mut layers = self.layers();
         layers.retain(|layer| layer.newest <= keep.cutoff);
         for some in layers.chunks(COLLECTED_AT_ONCE) {
-            let map = self.inner.map.borrow();
-            for layer in some.iter().filter(|layer| is_needless(layer, keep.cutoff, &pins, &map)) {
+            for layer in self.needless(some, keep.cutoff, &pins) {
                 removed.push(layer.number);
                 collected.layers += 1;
                 collected.bytes += layer.bytes;
             }
-            drop(map);
             executor::yield_now().await;
         }
         if !removed.is_empty() || self.kept_from() < keep.cutoff {
@@ -60,6 +58,12 @@ impl TimelineStore {
             self.change(Change { removed, kept_from, ..Change::default() }).await?;
         }
         Ok(collected)
+    }
+
+    fn needless(&self, layers: &[LayerInfo], cutoff: Version, pins: &[Version]) -> Vec<LayerInfo> {
+        let map = self.inner.map.borrow();
+        let needless = |layer: &&LayerInfo| is_needless(layer, cutoff, pins, &map);
+        layers.iter().filter(needless).copied().collect()
     }
 }
 

@@ -7,6 +7,7 @@ use runtime::io::simulated::{DiskFaults, Simulation};
 use runtime::io::{Backend, Options};
 
 mod crash;
+mod format;
 mod model;
 mod reading;
 
