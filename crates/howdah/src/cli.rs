@@ -1,8 +1,11 @@
 //! The command line: what it accepts, and which function does it.
 
+mod branch;
 mod check;
 pub(crate) mod page;
 mod pooler;
+mod restore;
+mod scrub;
 mod status;
 mod verify;
 mod wal;
@@ -70,12 +73,37 @@ pub enum Command {
     /// Print a block of a relation as of any LSN seen so far
     #[command(after_help = PAGE_EXAMPLE)]
     Page(PageOptions),
+    /// Restore a branch as of a moment into a data directory
+    #[command(after_help = RESTORE_EXAMPLE)]
+    Restore(RestoreOptions),
     /// Compare a stopped cluster's files with the page versions, block by block
     #[command(after_help = "Example:\n  howdah verify --data-dir /var/lib/howdah/postgres")]
     Verify(VerifyOptions),
     /// Read WAL files
     #[command(subcommand)]
     Wal(WalCommand),
+    /// Branches: make one at any moment that is kept, list, delete
+    #[command(subcommand)]
+    Branch(BranchCommand),
+    /// Print the LSN of a time: of the last commit at or before it, to the second
+    #[command(after_help = "Example:\n  howdah lsn-at 2026-11-19T10:00:00Z")]
+    LsnAt {
+        /// A time (RFC 3339), or the name of a restore point
+        time: String,
+        /// Branch to look at
+        #[arg(long, default_value = "main")]
+        branch: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare all checksums of what the page server keeps
+    #[command(after_help = "Example:\n  howdah scrub")]
+    Scrub {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Timelines of the page server
     #[command(subcommand)]
     Timeline(TimelineCommand),
@@ -153,6 +181,33 @@ pub struct PageOptions {
     #[arg(long)]
     pub json: bool,
 }
+
+#[derive(Debug, clap::Args)]
+pub struct RestoreOptions {
+    /// Branch to restore
+    #[arg(long, default_value = "main")]
+    pub branch: String,
+    /// As of this LSN [default: the newest]
+    #[arg(long, visible_alias = "at")]
+    pub lsn: Option<Lsn>,
+    /// Data directory to make: one that is empty or does not exist
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub target: PathBuf,
+    /// Page service, HOST:PORT [default: the one of the running Howdah]
+    #[arg(long, value_name = "ADDRESS")]
+    pub server: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const RESTORE_EXAMPLE: &str = "Example:
+  howdah restore --lsn 0/16B3748 --target /srv/restored
+  pg_ctl -D /srv/restored -o '-p 5439' start
+
+Run it as the user that the server will run as; PostgreSQL refuses root.
+PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say who you are to the page service.
+Any pg_basebackup does the same: PGOPTIONS='-c howdah.lsn=0/16B3748' pg_basebackup -h HOST -p PORT -D DIR";
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyOptions {
@@ -233,6 +288,41 @@ every change of a page is checked, else only those that are not restored from an
 Without --base a page counts from its first image on.";
 
 #[derive(Debug, Subcommand)]
+pub enum BranchCommand {
+    /// Make a branch
+    #[command(after_help = BRANCH_EXAMPLE)]
+    Create {
+        /// Its name: letters, digits, and - _ .
+        name: String,
+        /// Branch that it comes from
+        #[arg(long, default_value = "main")]
+        from: String,
+        /// An LSN, a time (RFC 3339) or the name of a restore point [default: the latest moment]
+        #[arg(long, value_name = "MOMENT")]
+        at: Option<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List all branches as a tree
+    #[command(after_help = "Example:\n  howdah branch list --json")]
+    List {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a branch that no other comes from
+    #[command(after_help = "Example:\n  howdah branch delete feature")]
+    Delete { name: String },
+}
+
+const BRANCH_EXAMPLE: &str = "Example:
+  howdah branch create feature
+  howdah branch create before --at 0/16B3748
+  howdah branch create yesterday --from main --at 2026-11-19T10:00:00Z
+  howdah branch create release --at 'before the release'";
+
+#[derive(Debug, Subcommand)]
 pub enum TimelineCommand {
     /// Show what the page server has and how far it is behind
     #[command(after_help = "Example:\n  howdah timeline status --json")]
@@ -260,6 +350,7 @@ fn run(cli: Cli) -> Result<()> {
     let api = Api {
         address: environment.api_address(cli.api.as_deref()),
         token_file: cli.api_token_file.or_else(|| environment.api_token_file.clone()),
+        credentials: environment.credentials.clone(),
     };
     match cli.command {
         Command::Up(options) => up::run(options, &environment),
@@ -267,10 +358,14 @@ fn run(cli: Cli) -> Result<()> {
         Command::Pooler { config, cores } => pooler::run(&config, &cores),
         Command::Check { file } => check::run(&file),
         Command::Page(options) => page::run(&options, &api),
+        Command::Restore(options) => restore::run(&options, &api),
         Command::Verify(options) => verify::run(&options, &api),
         Command::Wal(WalCommand::Dump { segments, json }) => wal::dump::run(&segments, json),
         Command::Wal(WalCommand::Verify(options)) => wal::verify::run(&options),
         Command::Wal(WalCommand::State(options)) => wal::state::run(&options),
+        Command::Branch(command) => branch::run(&command, &api),
+        Command::LsnAt { time, branch, json } => branch::lsn_at(&branch, &time, json, &api),
+        Command::Scrub { json } => scrub::run(json, &api),
         Command::Timeline(TimelineCommand::Status { json }) => status::run(&api, json),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "howdah", &mut std::io::stdout());

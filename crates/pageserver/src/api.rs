@@ -32,6 +32,16 @@ pub struct Status {
     pub lag_bytes: u64,
     pub backup: Option<Backup>,
     pub wal_bytes: u64,
+    /// Everything up to here is in layers: a restart reads WAL from here on.
+    #[serde(default)]
+    pub layered_lsn: Option<String>,
+    #[serde(default)]
+    pub layers: u64,
+    #[serde(default)]
+    pub layer_bytes: u64,
+    /// What the layers hold, before compression.
+    #[serde(default)]
+    pub layer_raw_bytes: u64,
     pub index_memory_bytes: u64,
     pub page_cache_bytes: u64,
     /// Relation forks ever seen.
@@ -77,23 +87,104 @@ pub struct Backup {
     pub files: u64,
 }
 
+/// One timeline: `main`, or a branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    pub name: String,
+    /// The branch it comes from, and where it left it.
+    pub from: Option<String>,
+    pub at: Option<String>,
+    pub newest_lsn: String,
+    /// What it has of its own.
+    pub layers: u64,
+    pub layer_bytes: u64,
+}
+
+/// A moment of a timeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    pub branch: String,
+    pub lsn: String,
+    /// Of the newest commit known at or before the LSN.
+    pub time: Option<String>,
+}
+
+/// A check of all checksums, under way or done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrub {
+    pub running: bool,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    /// What is damaged, each with its file and place.
+    pub damaged: Vec<String>,
+}
+
+/// What one can ask a page server.
+pub(crate) enum Question {
+    Status(Reply<Status>),
+    Branches(Reply<Option<Vec<Branch>>>),
+    CreateBranch { name: String, from: String, at: String, reply: Reply<Result<Branch, Problem>> },
+    DeleteBranch { name: String, reply: Reply<Result<(), Problem>> },
+    LsnAt { branch: String, at: String, reply: Reply<Result<Moment, Problem>> },
+    BeginScrub(Reply<Scrub>),
+    Scrub(Reply<Scrub>),
+}
+
 /// Asks the page server from anywhere in the process.
 #[derive(Clone, Default)]
 pub struct Handle {
     /// Set when the page server's applet starts.
-    questions: Arc<OnceLock<Sender<Reply<Status>>>>,
+    questions: Arc<OnceLock<Sender<Question>>>,
 }
 
 impl Handle {
     /// The status; `None` if the page server does not run (yet).
     pub async fn status(&self) -> Option<Status> {
+        self.ask(Question::Status).await
+    }
+
+    /// All timelines by name; `None` if there is no page server or no base backup yet.
+    pub async fn branches(&self) -> Option<Vec<Branch>> {
+        self.ask(Question::Branches).await?
+    }
+
+    /// Makes a branch of `from` at an LSN, a time or a restore point; at the latest moment if `at` is empty.
+    pub async fn create_branch(
+        &self,
+        name: String,
+        from: String,
+        at: String,
+    ) -> Option<Result<Branch, Problem>> {
+        self.ask(|reply| Question::CreateBranch { name, from, at, reply }).await
+    }
+
+    pub async fn delete_branch(&self, name: String) -> Option<Result<(), Problem>> {
+        self.ask(|reply| Question::DeleteBranch { name, reply }).await
+    }
+
+    /// Which LSN a time (or a restore point) is on a branch.
+    pub async fn lsn_at(&self, branch: String, at: String) -> Option<Result<Moment, Problem>> {
+        self.ask(|reply| Question::LsnAt { branch, at, reply }).await
+    }
+
+    /// Begins to compare all checksums, unless that is going on already.
+    pub async fn begin_scrub(&self) -> Option<Scrub> {
+        self.ask(Question::BeginScrub).await
+    }
+
+    /// How far that has come.
+    pub async fn scrub(&self) -> Option<Scrub> {
+        self.ask(Question::Scrub).await
+    }
+
+    async fn ask<T: Send>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Option<T> {
         let (reply, pending) = mailbox::oneshot();
-        self.questions.get()?.try_send(reply).ok()?;
+        self.questions.get()?.try_send(question(reply)).ok()?;
         pending.await.ok()
     }
 
     /// Where the questions of all copies of this handle arrive; `None` the second time.
-    pub(crate) fn connect(&self) -> Option<Receiver<Reply<Status>>> {
+    pub(crate) fn connect(&self) -> Option<Receiver<Question>> {
         let (sender, receiver) = mailbox::channel(QUESTIONS_MAX);
         self.questions.set(sender).ok().map(|()| receiver)
     }

@@ -5,9 +5,10 @@ use std::rc::Rc;
 
 use runtime::app::{self, App, Applet, LocalFuture, Node, Stop};
 use runtime::executor::{self, JoinHandle};
-use runtime::mailbox::{Receiver, Reply};
+use runtime::mailbox::Receiver;
 
-use crate::api::{Handle, Status};
+use crate::answers;
+use crate::api::{Handle, Question};
 use crate::server::Server;
 use crate::settings::Settings;
 
@@ -36,13 +37,14 @@ impl Pageserver {
         (App::new(NAME, make), handle)
     }
 
-    fn answer(&self, mut questions: Receiver<Reply<Status>>) -> JoinHandle<()> {
+    fn answer(&self, mut questions: Receiver<Question>) -> JoinHandle<()> {
         let server = Rc::clone(&self.server);
         executor::spawn(async move {
-            while let Some(reply) = questions.recv().await {
-                let status = server.borrow().as_ref().map(Server::status);
-                // Who asked may have gone away meanwhile.
-                let _nobody = reply.send(status.unwrap_or_default());
+            while let Some(question) = questions.recv().await {
+                let follower = server.borrow().as_ref().map(Server::follower);
+                if let Some(follower) = follower {
+                    executor::spawn_detached(answers::answer(follower, question));
+                }
             }
         })
     }

@@ -1,7 +1,7 @@
-//! Taking the base backup: BASE_BACKUP of PostgreSQL 15, its archives unpacked as they arrive.
+//! Taking the base backup: BASE_BACKUP of PostgreSQL 15 and later, its archives taken apart as they arrive.
 //!
-//! Steps: everything goes into `base/`; when the server has told the end position, all files and
-//! directories are synced; then the manifest is written, which makes the backup valid. Whatever
+//! Steps: relations go into the store (see [`crate::import`]), other files into `base/`; when the server has told the end
+//! position, all files and directories are synced; then the manifest is written, which makes the backup valid. Whatever
 //! fails before leaves no manifest, and the next start begins anew.
 
 use std::path::{Path, PathBuf};
@@ -12,14 +12,18 @@ use pg::wire::replication::backup::BackupPart;
 use pg::wire::replication::command::{Command, Options};
 use runtime::executor;
 use runtime::fs::{self, File, OpenOptions};
+use storage::store::TimelineStore;
 
 use crate::archive::{Archive, EntryKind, Part};
+use crate::base_files;
 use crate::connection::{Connection, Row, add_row, malformed, unexpected};
 use crate::error::Error;
+use crate::import::Import;
 use crate::limits::SYNC_FILES_AT_ONCE;
 use crate::manifest::{self, Manifest, Tablespace};
+use crate::timeline;
 
-/// Name of the folder with the files.
+/// Name of the folder with the files that are neither relations nor made anew.
 pub const FOLDER: &str = "base";
 /// File bytes gathered before they are written.
 const WRITE_BYTES: usize = 256 << 10;
@@ -51,8 +55,9 @@ pub async fn take(
     report: impl Fn(Progress),
 ) -> Result<Manifest, Error> {
     let base = directory.join(FOLDER);
-    discard(directory).await?;
+    discard(&base).await?;
     make_directory(&base).await?;
+    let store = empty_store(directory).await?;
     let options = Options::new()
         .with("LABEL", "howdah")
         .with("CHECKPOINT", "fast")
@@ -66,10 +71,12 @@ pub async fn take(
     }
     let tablespaces = tablespaces(&head)?;
     let total = total_bytes(&head);
-    let mut unpack = Unpack::new(base.clone(), total, &report);
+    let mut unpack = Unpack::new(base.clone(), Import::new(&store, start), total, &report);
     receive(connection, &mut unpack).await?;
     let (end, _timeline) = position(&results(connection, kind::READY_FOR_QUERY).await?)?;
-    let (files, directories) = (unpack.written, unpack.directories);
+    let (files, directories, import) = (unpack.written, unpack.directories, unpack.import);
+    let wal_log_hints = base_files::control(directory).await?.parameters.wal_log_hints;
+    import.finish(wal_log_hints || cluster.data_checksums).await?;
     sync(files, directories).await?;
     let manifest = Manifest {
         system_identifier: cluster.system_identifier,
@@ -88,15 +95,29 @@ pub async fn take(
     Ok(manifest)
 }
 
-/// Removes an unfinished backup, if there is one.
-async fn discard(directory: &Path) -> Result<(), Error> {
-    let base = directory.join(FOLDER);
-    match fs::remove_dir_all(&base).await {
+/// Removes what an unfinished backup left, if it did.
+async fn discard(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder).await {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::file("remove directory", &base, source))
+            Err(Error::file("remove directory", folder, source))
         }
         _ => Ok(()),
     }
+}
+
+/// The store that the relations go into.
+async fn empty_store(directory: &Path) -> Result<TimelineStore, Error> {
+    let timelines = directory.join(timeline::FOLDER);
+    discard(&timelines).await?;
+    let main = timelines.join(timeline::MAIN);
+    make_directory(&main).await?;
+    let created = TimelineStore::create(&main).await;
+    let store = created.map_err(|source| Error::file("write layers in", &main, source))?;
+    for folder in [directory, &timelines] {
+        let synced = fs::sync_dir(folder).await;
+        synced.map_err(|source| Error::file("sync directory", folder, source))?;
+    }
+    Ok(store)
 }
 
 /// Collects rows up to the message of this kind.
@@ -165,6 +186,7 @@ async fn receive(connection: &mut Connection, unpack: &mut Unpack<'_>) -> Result
 /// Writes the files of the archives below one directory.
 struct Unpack<'r> {
     base: PathBuf,
+    import: Import<'r>,
     /// Where the current archive's files go.
     root: PathBuf,
     archive: Archive,
@@ -183,13 +205,19 @@ struct OpenFile {
 }
 
 impl<'r> Unpack<'r> {
-    fn new(base: PathBuf, bytes_total: u64, report: &'r dyn Fn(Progress)) -> Unpack<'r> {
+    fn new(
+        base: PathBuf,
+        import: Import<'r>,
+        bytes_total: u64,
+        report: &'r dyn Fn(Progress),
+    ) -> Unpack<'r> {
         let progress = Progress { bytes_total, ..Progress::default() };
         report(progress);
         Unpack {
             root: base.clone(),
             directories: vec![base.clone()],
             base,
+            import,
             archive: Archive::default(),
             file: None,
             written: Vec::new(),
@@ -212,7 +240,8 @@ impl<'r> Unpack<'r> {
     }
 
     fn end_archive(&self) -> Result<(), Error> {
-        if self.archive.is_between_entries() && self.file.is_none() {
+        let is_whole = self.file.is_none() && !self.import.is_in_file();
+        if self.archive.is_between_entries() && is_whole {
             return Ok(());
         }
         Err(Error::protocol("an archive of the base backup ended inside a file"))
@@ -244,6 +273,11 @@ impl<'r> Unpack<'r> {
 
     async fn begin_file(&mut self, path: &Path) -> Result<(), Error> {
         let path = self.root.join(path);
+        // What is not below it could not have got there: see `begin_archive`.
+        let relative = path.strip_prefix(&self.base).unwrap_or(&path);
+        if !self.import.begin_file(relative) {
+            return Ok(());
+        }
         let created = File::create(&path).await;
         let file = created.map_err(|source| Error::file("create", &path, source))?;
         self.file = Some(OpenFile { file, path, offset: 0, buffer: Vec::new() });
@@ -251,6 +285,7 @@ impl<'r> Unpack<'r> {
     }
 
     async fn file_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.import.data(bytes).await?;
         if let Some(open) = &mut self.file {
             open.buffer.extend_from_slice(bytes);
             if open.buffer.len() >= WRITE_BYTES {
@@ -263,10 +298,11 @@ impl<'r> Unpack<'r> {
     }
 
     async fn end_file(&mut self) -> Result<(), Error> {
+        self.import.end_file();
+        self.progress.files += 1;
         let Some(mut open) = self.file.take() else { return Ok(()) };
         open.write().await?;
         self.written.push(open.path);
-        self.progress.files += 1;
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use crate::connection::{Connection, Login, Row, System, malformed, unexpected};
 use crate::error::Error;
 use crate::limits::PAGE_BYTES;
 use crate::settings::Password;
+use crate::tls::Encryption;
 
 /// Why a question was not answered.
 #[derive(Debug)]
@@ -58,8 +59,15 @@ impl Client {
             user: user.to_owned(),
             password: Password(password.to_owned()),
             application_name: "howdah".to_owned(),
+            database: String::new(),
+            encryption: Encryption::default(),
         };
-        Ok(Client { connection: Connection::connect(&login).await? })
+        Client::log_in(&login).await
+    }
+
+    /// The same with everything that can be said about a log-in.
+    pub async fn log_in(login: &Login) -> Result<Client, ClientError> {
+        Ok(Client { connection: Connection::connect(login).await? })
     }
 
     /// Which cluster the pages are of, and up to where they are known.

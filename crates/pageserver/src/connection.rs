@@ -10,12 +10,14 @@ use pg::wire::frontend;
 use pg::wire::replication::command::{Command, CreateSlot, Options};
 use pg::wire::startup::{self, ProtocolVersion};
 use runtime::net::{Address, Stream};
+use runtime::tls::SslMode;
 
 use crate::error::Error;
 use crate::limits::{ANSWER_ROWS_MAX, ANSWER_VALUE_BYTES_MAX, STREAM_MESSAGE_BYTES_MAX};
-use crate::login::authenticate;
+use crate::login::{OWN_USER, authenticate, own_password};
 use crate::messages::{Message, Messages};
 use crate::settings::{Password, Settings};
+use crate::tls::Encryption;
 
 /// A row of an answer: texts, `None` for NULL.
 pub type Row = Vec<Option<String>>;
@@ -42,16 +44,33 @@ pub struct Login {
     pub user: String,
     pub password: Password,
     pub application_name: String,
+    /// To a page service: the branch, and `@` and an LSN if it is not about the latest; else empty.
+    pub database: String,
+    pub encryption: Encryption,
 }
 
 impl Login {
     /// The login that the page server follows Postgres with.
-    pub fn of(settings: &Settings) -> Login {
-        Login {
+    pub fn of(settings: &Settings) -> Result<Login, Error> {
+        Ok(Login {
             server: settings.server.clone(),
             user: settings.user.clone(),
             password: settings.password.clone(),
             application_name: settings.application_name.clone(),
+            database: String::new(),
+            encryption: Encryption::of(settings)?,
+        })
+    }
+
+    /// That of this process to its own page service, whatever users that has.
+    pub fn within_process(server: &str) -> Login {
+        Login {
+            server: server.to_owned(),
+            user: OWN_USER.to_owned(),
+            password: own_password().clone(),
+            application_name: "howdah".to_owned(),
+            database: String::new(),
+            encryption: Encryption::default(),
         }
     }
 }
@@ -67,18 +86,53 @@ impl Connection {
         let stream = Stream::connect(&address).await.map_err(failed)?;
         let messages = Messages::new(stream, STREAM_MESSAGE_BYTES_MAX);
         let mut connection = Connection { messages, server: login.server.clone() };
+        if login.encryption.is_asked_of(&address) {
+            connection.encrypt(&login.encryption, &address).await?;
+        }
         let mut packet = Vec::new();
-        let parameters: [(&str, &str); 4] = [
+        let parameters: [(&str, &str); 5] = [
             ("user", &login.user),
             ("replication", "true"),
             ("application_name", &login.application_name),
             ("client_encoding", "UTF8"),
+            ("database", &login.database),
         ];
-        let parameters = parameters.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let parameters = parameters
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         startup::write_startup(&mut packet, ProtocolVersion::V3_0, parameters);
         connection.send(&packet).await?;
         authenticate(&mut connection, login).await?;
         Ok(connection)
+    }
+
+    /// Asks for TLS, and goes on encrypted, or not if the mode allows that.
+    async fn encrypt(&mut self, encryption: &Encryption, address: &Address) -> Result<(), Error> {
+        let refused = |message: String| Error::Connection {
+            server: address.to_string(),
+            source: io::Error::new(io::ErrorKind::ConnectionRefused, message),
+        };
+        let mut packet = Vec::new();
+        startup::write_ssl_request(&mut packet);
+        self.send(&packet).await?;
+        let answered = self.messages.receive_raw().await;
+        let answer = answered.map_err(|source| refused(source.to_string()))?.to_vec();
+        self.messages.take_raw(1);
+        match (answer.as_slice(), &encryption.tls) {
+            (b"S", Some(tls)) => {
+                let host = match address {
+                    Address::Tcp(address) => address.ip().to_string(),
+                    _ => String::new(),
+                };
+                let shaken = self.messages.connect_tls(tls, &host).await;
+                shaken.map_err(|error| refused(error.to_string()))
+            }
+            (b"N", _) if encryption.mode < SslMode::Require => Ok(()),
+            (b"N", _) => Err(refused("the server does not support TLS".to_owned())),
+            // More bytes than one would be taken for encrypted ones (CVE-2021-23222).
+            _ => Err(Error::protocol("an answer to the request for TLS that is none")),
+        }
     }
 
     /// Runs a command to its end; answers the rows of all its results.

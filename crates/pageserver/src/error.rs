@@ -27,8 +27,6 @@ pub enum Error {
     Refused { message: String, hint: &'static str },
     /// A file of ours is damaged.
     Damaged(String),
-    /// The index has reached its memory limit.
-    Memory { limit: usize, lsn: Lsn },
     /// The WAL directory has reached its configured size.
     WalLimit { limit: u64 },
 }
@@ -47,7 +45,7 @@ impl Error {
         match self {
             Error::File { .. } | Error::Connection { .. } | Error::Server { .. } => true,
             Error::Protocol(_) | Error::StreamEnded | Error::WalLimit { .. } => true,
-            Error::Refused { .. } | Error::Damaged(_) | Error::Memory { .. } => false,
+            Error::Refused { .. } | Error::Damaged(_) => false,
         }
     }
 
@@ -72,7 +70,6 @@ impl Error {
                 "if the slot was dropped, start with an empty directory to take a new base backup",
             ),
             Error::Refused { hint, .. } => Some(hint),
-            Error::Memory { .. } => Some("raise pageserver.index_memory_max and start again"),
             Error::WalLimit { .. } => Some("raise pageserver.wal_bytes_max"),
             Error::Damaged(_) => Some("start with an empty directory to take a new base backup"),
             _ => None,
@@ -96,9 +93,6 @@ impl fmt::Display for Error {
             Error::Protocol(message) => write!(f, "unexpected answer of Postgres: {message}"),
             Error::StreamEnded => f.write_str("Postgres is shutting down"),
             Error::Refused { message, .. } | Error::Damaged(message) => f.write_str(message),
-            Error::Memory { limit, lsn } => {
-                write!(f, "the page index has reached its limit of {limit} bytes at {lsn}")
-            }
             Error::WalLimit { limit } => {
                 write!(f, "the WAL directory has reached its limit of {limit} bytes")
             }
@@ -130,6 +124,10 @@ pub enum PageError {
     },
     /// There is no base backup yet.
     NotReady,
+    /// The branch was deleted.
+    NoBranch {
+        branch: String,
+    },
     NoRelation {
         tag: RelTag,
         lsn: Lsn,
@@ -170,6 +168,7 @@ impl PageError {
             PageError::TooOld { .. } | PageError::BeyondEnd { .. } => {
                 SqlState::INVALID_PARAMETER_VALUE
             }
+            PageError::NoBranch { .. } => SqlState::INVALID_CATALOG_NAME,
             PageError::NoRelation { .. } => SqlState::UNDEFINED_TABLE,
             PageError::NotLogged { .. } | PageError::Unsupported { .. } => {
                 SqlState::FEATURE_NOT_SUPPORTED
@@ -200,6 +199,7 @@ impl fmt::Display for PageError {
                 write!(f, "LSN {requested} is older than the base backup, which begins at {oldest}")
             }
             PageError::NotReady => f.write_str("there is no base backup yet"),
+            PageError::NoBranch { branch } => write!(f, "there is no branch \"{branch}\""),
             PageError::NoRelation { tag, lsn } => {
                 write!(f, "relation {tag} does not exist as of {lsn}")
             }

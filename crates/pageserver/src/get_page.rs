@@ -1,28 +1,32 @@
-//! GetPage@LSN: the newest whole page at or below the LSN, then redo of the records after it, in order.
+//! GetPage@LSN: the newest whole version at or below the LSN, then redo of the records after it, in order.
 //!
+//! Where a version comes from does not matter here: see [`crate::versions`].
 //! Invariant: what is returned is the page as Postgres had it as of the LSN (hint bits aside), or an error. A
 //! page half rebuilt never leaves this file.
 
 use std::rc::Rc;
 
 use pg::datadir::relation::{Fork, RelTag};
-use pg::datadir::slru::{self, XidStatus};
+use pg::datadir::slru::Slru;
 use pg::lsn::Lsn;
 use pg::page::header::is_new;
 use pg::page::{checksum, vm};
 use pg::redo::effects::{Change, effects};
 use pg::redo::visibility::implied_vm_clears;
 use pg::redo::{self, Fault};
-use pg::wal::reader::StreamDecoder;
 use pg::wal::record::Record;
 use runtime::executor;
 
 use crate::error::PageError;
 use crate::history::Origin;
-use crate::index::{Base, Effect, Position, Recipe};
+use crate::index::{Effect, Position};
+use crate::keys;
 use crate::limits::{CLONE_DEPTH_MAX, PAGE_BYTES, REDO_RECORDS_AT_ONCE};
 use crate::page_cache::Page;
+use crate::payload::Payload;
 use crate::timeline::Timeline;
+use crate::transactions;
+use crate::versions::Version;
 
 impl Timeline {
     /// A block as of `lsn`, which [`Timeline::lsn_for`] has approved.
@@ -37,23 +41,23 @@ impl Timeline {
     /// A page of `pg_xact` as of `lsn`; `None` if there is none.
     pub async fn transactions(&self, page: u32, lsn: Lsn) -> Result<Option<Box<Page>>, PageError> {
         let name = || format!("page {page} of pg_xact");
-        let records = self.index.borrow().transaction_records(page, lsn);
-        let failed =
-            |error: std::io::Error| PageError::Io { page: name(), what: error.to_string() };
-        let mut built = match records.first() {
-            Some(Position { effect: Effect::Initial, .. }) => Some(zeroes()),
-            _ => self.base.transactions(page).await.map_err(failed)?,
-        };
-        for position in records {
-            let wal = self.wal.read(position.start, position.end()).await.map_err(failed)?;
+        let failed = |error: std::io::Error| failure(name(), &error);
+        let key = keys::slru(Slru::Clog, page);
+        let versions = self.versions(key, Lsn::INVALID, lsn).await.map_err(failed)?;
+        let mut built = None;
+        for version in versions {
+            let bytes = self.payload(&version).await.map_err(failed)?;
+            let read = Payload::read(&bytes, version.lsn);
             let damaged = |what: String| PageError::Damaged { page: name(), what };
-            with_record(self, position, &wal, |record| {
-                let changes = effects(record).map_err(|error| error.to_string())?;
-                let built = built.get_or_insert_with(zeroes);
-                changes.iter().for_each(|change| apply_to_transactions(change, page, built));
-                Ok(())
-            })
-            .map_err(damaged)?;
+            match read.map_err(damaged)? {
+                Payload::Image { bytes, copied: _ } => built = Some(page_of(bytes)),
+                Payload::Record { record, .. } => {
+                    let record = record.decode().map_err(|error| damaged(error.to_string()))?;
+                    let page_bytes = built.get_or_insert_with(zeroes);
+                    let applied = transactions::apply(&record, page, page_bytes);
+                    applied.map_err(|error| damaged(error.to_string()))?;
+                }
+            }
         }
         Ok(built)
     }
@@ -63,38 +67,20 @@ fn zeroes() -> Box<Page> {
     Box::new([0; PAGE_BYTES])
 }
 
-fn apply_to_transactions(change: &Change<'_>, page: u32, built: &mut Page) {
-    match change {
-        Change::ClogPageZeroed(zeroed) if *zeroed == page => built.fill(0),
-        Change::TransactionEnded(end) => {
-            let status = if end.committed { XidStatus::Committed } else { XidStatus::Aborted };
-            for &xid in std::iter::once(&end.xid).chain(&end.subxids) {
-                if slru::xid_page(xid) == page {
-                    slru::set_xid_status(built, xid, status);
-                }
-            }
-        }
-        _ => {}
-    }
+/// An image as stored: zeroes at its end are left out.
+fn page_of(image: &[u8]) -> Box<Page> {
+    let mut page = zeroes();
+    page[..image.len()].copy_from_slice(image);
+    page
 }
 
-/// Reads the record at a position from its bytes of WAL and hands it to `then`.
-fn with_record<T>(
-    timeline: &Timeline,
-    position: Position,
-    wal: &[u8],
-    then: impl FnOnce(&Record<'_>) -> Result<T, String>,
-) -> Result<T, String> {
-    let manifest = &timeline.manifest;
-    let mut decoder = StreamDecoder::at_record(position.start, manifest.wal_segment_bytes)
-        .assume_version(manifest.wal_version());
-    let mut input = wal;
-    let raw = match decoder.next(&mut input) {
-        Ok(Some(raw)) if raw.lsn == position.start && raw.end_lsn == position.end() => raw,
-        Ok(_) => return Err(format!("the record at {} is not there any more", position.start)),
-        Err(error) => return Err(error.to_string()),
-    };
-    then(&raw.decode().map_err(|error| error.to_string())?)
+/// Bytes that should be in a file of ours and are not right, or could not be read.
+fn failure(page: String, error: &std::io::Error) -> PageError {
+    let what = error.to_string();
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => PageError::Damaged { page, what },
+        _ => PageError::Io { page, what },
+    }
 }
 
 /// One block being rebuilt.
@@ -107,93 +93,100 @@ struct Build<'t> {
 
 impl Build<'_> {
     async fn run(self, lsn: Lsn, depth: u32) -> Result<Rc<Page>, PageError> {
-        let cached = self.timeline.pages.borrow_mut().get(self.tag, self.block, lsn);
-        let known = cached.as_ref().map(|(_, as_of)| *as_of);
-        let recipe = self.timeline.index.borrow().recipe(self.tag, self.block, lsn, known);
-        let mut page = match (recipe.base, cached) {
-            (Base::Known, Some((page, _))) if recipe.records.is_empty() => return Ok(page),
-            (Base::Known, Some((page, _))) => Box::new(*page),
-            (Base::Origin(origin), _) => self.origin(origin, &recipe, depth).await?,
-            (Base::Known, None) => zeroes(),
+        let origin = self.timeline.catalog.borrow().origin(self.tag, self.block, lsn);
+        let born = match origin {
+            Origin::Base { .. } => Lsn::INVALID,
+            Origin::Zero(at) | Origin::Copy(_, at) => at,
         };
-        for (count, position) in recipe.records.iter().enumerate() {
+        // A version at hand is of use if the block was not cut off and made anew since.
+        let cached = self.timeline.pages.borrow_mut().get(self.tag, self.block, lsn);
+        let cached = cached.filter(|(_, as_of)| *as_of > born);
+        let after = cached.as_ref().map_or(born, |(_, as_of)| *as_of);
+        let key = keys::block(self.tag, self.block);
+        let versions = self.timeline.versions(key, after, lsn).await;
+        let versions = versions.map_err(|error| failure(self.name(), &error))?;
+        let mut page = match cached {
+            Some((page, _)) if versions.is_empty() => return Ok(page),
+            _ if versions.first().is_some_and(|first| first.whole) => zeroes(),
+            Some((page, _)) => Box::new(*page),
+            None => self.origin(origin, depth).await?,
+        };
+        for (count, version) in versions.iter().enumerate() {
             if count % REDO_RECORDS_AT_ONCE == REDO_RECORDS_AT_ONCE - 1 {
                 executor::yield_now().await;
             }
-            self.apply(*position, &mut page).await?;
+            self.apply(version, &mut page).await?;
         }
         if self.timeline.manifest.data_checksums && !is_new(&page) {
             let sum = checksum::checksum(&page, self.block);
             pg::page::Page::new(&mut page).set_checksum(sum);
         }
         let page: Rc<Page> = page.into();
-        if recipe.as_of.is_valid() {
+        if let Some(newest) = versions.last() {
             let mut pages = self.timeline.pages.borrow_mut();
-            pages.put(self.tag, self.block, recipe.as_of, Rc::clone(&page));
+            pages.put(self.tag, self.block, newest.lsn, Rc::clone(&page));
         }
         Ok(page)
     }
 
-    /// The page before the first record of the recipe.
-    async fn origin(
-        self,
-        origin: Origin,
-        recipe: &Recipe,
-        depth: u32,
-    ) -> Result<Box<Page>, PageError> {
-        if matches!(recipe.records.first(), Some(Position { effect: Effect::Initial, .. })) {
+    /// The page before its first version of its own.
+    async fn origin(self, origin: Origin, depth: u32) -> Result<Box<Page>, PageError> {
+        let Origin::Copy(source, at) = origin else {
+            if matches!(origin, Origin::Base { blocks } if self.block < blocks) {
+                return Err(self.damaged("its copy in the base backup is missing".to_owned()));
+            }
+            return Ok(zeroes());
+        };
+        let source_blocks = self.timeline.catalog.borrow().blocks_at(source, at);
+        if source_blocks.is_none_or(|blocks| self.block >= blocks) {
             return Ok(zeroes());
         }
-        match origin {
-            Origin::Base { blocks } if self.block < blocks => {
-                let copied = self.timeline.base.block(self.tag, self.block).await?;
-                copied.ok_or_else(|| {
-                    self.damaged("its file in the base backup is too short".to_owned())
-                })
-            }
-            Origin::Copy(source, at) => {
-                let index_blocks = self.timeline.index.borrow().blocks_at(source, at);
-                if index_blocks.is_none_or(|blocks| self.block >= blocks) {
-                    return Ok(zeroes());
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(self.damaged("too many copies of copies of databases".to_owned()));
+        };
+        let source = Build { tag: source, ..self };
+        Ok(Box::new(*Box::pin(source.run(at, depth)).await?))
+    }
+
+    async fn apply(self, version: &Version, page: &mut Box<Page>) -> Result<(), PageError> {
+        let read = self.timeline.payload(version).await;
+        let bytes = read.map_err(|error| failure(self.name(), &error))?;
+        match Payload::read(&bytes, version.lsn).map_err(|what| self.damaged(what))? {
+            Payload::Image { bytes, copied } => {
+                *page = page_of(bytes);
+                if copied && !self.has_valid_checksum(page) {
+                    let what = "its copy in the base backup does not match its checksum";
+                    return Err(self.damaged(what.to_owned()));
                 }
-                let Some(depth) = depth.checked_sub(1) else {
-                    return Err(self.damaged("too many copies of copies of databases".to_owned()));
-                };
-                let source = Build { tag: source, ..self };
-                Ok(Box::new(*Box::pin(source.run(at, depth)).await?))
+                Ok(())
             }
-            Origin::Base { .. } | Origin::Zero(_) => Ok(zeroes()),
+            Payload::Record { position, record } => {
+                let decoded = record.decode();
+                let record = decoded.map_err(|error| self.damaged(error.to_string()))?;
+                self.redo(position, &record, page)
+            }
         }
     }
 
-    async fn apply(self, position: Position, page: &mut Page) -> Result<(), PageError> {
-        let read = self.timeline.wal.read(position.start, position.end()).await;
-        let wal =
-            read.map_err(|error| PageError::Io { page: self.name(), what: error.to_string() })?;
-        let hints_logged = self.timeline.hints_logged(position.end());
-        let mut unsupported = None;
-        let done = with_record(self.timeline, position, &wal, |record| {
-            if position.effect == Effect::Implied {
-                return self.apply_implied(record, page);
-            }
-            let options = redo::Options { hints_logged };
-            match redo::redo(record, position.block_id, page, options) {
-                Ok(_outcome) => Ok(()),
-                Err(error) => {
-                    if error.fault == Fault::Unsupported {
-                        unsupported = Some(record.kind().to_string());
-                    }
-                    Err(error.to_string())
-                }
-            }
-        });
-        match (done, unsupported) {
-            (Ok(()), _) => Ok(()),
-            (Err(why), Some(record)) => {
-                let lsn = position.start;
-                Err(PageError::Unsupported { page: self.name(), lsn, record, why })
-            }
-            (Err(what), None) => Err(self.damaged(what)),
+    fn redo(
+        self,
+        position: Position,
+        record: &Record<'_>,
+        page: &mut Page,
+    ) -> Result<(), PageError> {
+        if position.effect == Effect::Implied {
+            return self.apply_implied(record, page).map_err(|what| self.damaged(what));
+        }
+        let hints_logged = self.timeline.catalog.borrow().hints_logged(position.end());
+        match redo::redo(record, position.block_id, page, redo::Options { hints_logged }) {
+            Ok(_outcome) => Ok(()),
+            Err(error) if error.fault == Fault::Unsupported => Err(PageError::Unsupported {
+                page: self.name(),
+                lsn: position.start,
+                record: record.kind().to_string(),
+                why: error.to_string(),
+            }),
+            Err(error) => Err(self.damaged(error.to_string())),
         }
     }
 
@@ -214,6 +207,14 @@ impl Build<'_> {
             }
         }
         Ok(())
+    }
+
+    /// An empty page has none.
+    fn has_valid_checksum(self, page: &Page) -> bool {
+        let told = u16::from_le_bytes([page[8], page[9]]);
+        !self.timeline.manifest.data_checksums
+            || is_new(page)
+            || told == checksum::checksum(page, self.block)
     }
 
     fn name(self) -> String {

@@ -4,11 +4,14 @@
 //! removed blocks. A block's content at an LSN comes from the records after the last reset that
 //! removed it (at or below that LSN), on top of what that reset left there.
 
-use pg::datadir::relation::RelTag;
+use pg::datadir::relation::{Fork, RelTag};
 use pg::lsn::Lsn;
+use pg::oid::Oid;
+
+use crate::bytes::{Reader, Writer};
 
 /// History of one fork.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     /// Blocks of the file in the base backup; `None` if it had none.
     base: Option<u32>,
@@ -17,7 +20,7 @@ pub struct History {
 }
 
 /// From `lsn` on (until the next event) the fork has so many blocks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Size {
     lsn: Lsn,
     /// `None`: it does not exist.
@@ -25,7 +28,7 @@ struct Size {
 }
 
 /// At `lsn` every block from `first` on ceased to be, or was replaced by another fork's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Reset {
     lsn: Lsn,
     first: u32,
@@ -117,6 +120,67 @@ impl History {
         self.set(lsn, Some(blocks));
     }
 
+    /// The history as it was when everything up to `lsn` had happened.
+    pub fn upto(&self, lsn: Lsn) -> History {
+        let sizes = self.sizes.partition_point(|size| size.lsn <= lsn);
+        let resets = self.resets.partition_point(|reset| reset.lsn <= lsn);
+        History {
+            base: self.base,
+            sizes: self.sizes[..sizes].to_vec(),
+            resets: self.resets[..resets].to_vec(),
+        }
+    }
+
+    /// Forgets sizes that nobody can ask for any more, those before `lsn`. Where blocks begin is kept:
+    /// what is stored of an earlier life of a block must not come back.
+    pub fn forget_before(&mut self, lsn: Lsn) {
+        // The size as of `lsn` is the last event at or below it; it has to stay.
+        let known = self.sizes.partition_point(|size| size.lsn <= lsn);
+        self.sizes.drain(..known.saturating_sub(1));
+    }
+
+    /// Whether nothing is there and nothing has been since `lsn`.
+    pub fn is_gone_since(&self, lsn: Lsn) -> bool {
+        self.blocks().is_none() && self.sizes.last().is_none_or(|last| last.lsn <= lsn)
+    }
+
+    /// Appends the history to what is written.
+    pub fn write(&self, out: &mut Writer) {
+        out.optional(self.base);
+        out.number(self.sizes.len() as u64);
+        let mut before = Lsn::INVALID;
+        for size in &self.sizes {
+            out.number(size.lsn.bytes_since(before));
+            out.optional(size.blocks);
+            before = size.lsn;
+        }
+        out.number(self.resets.len() as u64);
+        before = Lsn::INVALID;
+        for reset in &self.resets {
+            out.number(reset.lsn.bytes_since(before));
+            out.number(u64::from(reset.first));
+            write_source(reset.source, out);
+            before = reset.lsn;
+        }
+    }
+
+    /// Reads what [`History::write`] wrote.
+    pub fn read(input: &mut Reader<'_>) -> Option<History> {
+        let mut history = History { base: input.optional()?, ..History::default() };
+        let mut lsn = Lsn::INVALID;
+        for _ in 0..input.count()? {
+            lsn = Lsn(lsn.0.checked_add(input.number()?)?);
+            history.sizes.push(Size { lsn, blocks: input.optional()? });
+        }
+        lsn = Lsn::INVALID;
+        for _ in 0..input.count()? {
+            lsn = Lsn(lsn.0.checked_add(input.number()?)?);
+            let first = input.small()?;
+            history.resets.push(Reset { lsn, first, source: read_source(input)? });
+        }
+        Some(history)
+    }
+
     /// Bytes of memory that the events take.
     pub fn memory(&self) -> usize {
         self.sizes.capacity() * size_of::<Size>() + self.resets.capacity() * size_of::<Reset>()
@@ -131,9 +195,99 @@ impl History {
     }
 }
 
+fn write_source(source: Option<RelTag>, out: &mut Writer) {
+    out.number(u64::from(source.is_some()));
+    if let Some(tag) = source {
+        write_tag(tag, out);
+    }
+}
+
+#[expect(clippy::option_option, reason = "the outer one says that bytes are missing")]
+fn read_source(input: &mut Reader<'_>) -> Option<Option<RelTag>> {
+    match input.number()? {
+        0 => Some(None),
+        _ => Some(Some(read_tag(input)?)),
+    }
+}
+
+/// A fork's name as bytes.
+pub fn write_tag(tag: RelTag, out: &mut Writer) {
+    for number in [tag.spcnode.0, tag.dbnode.0, tag.relnode.0, tag.fork.number().into()] {
+        out.number(u64::from(number));
+    }
+}
+
+/// Reads what [`write_tag`] wrote.
+pub fn read_tag(input: &mut Reader<'_>) -> Option<RelTag> {
+    let mut oid = || input.small().map(Oid);
+    let (spcnode, dbnode, relnode) = (oid()?, oid()?, oid()?);
+    let fork = Fork::from_number(u8::try_from(input.number()?).ok()?)?;
+    Some(RelTag { spcnode, dbnode, relnode, fork })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A bit of everything.
+    fn eventful() -> History {
+        let source = pg::datadir::relation::RelNode::new(1663, 1, 2).fork(Fork::Vm);
+        let mut history = History::with_base(10);
+        history.extend(Lsn(10), 12);
+        history.truncate(Lsn(20), 4);
+        history.drop(Lsn(30));
+        history.copy_from(Lsn(40), source, 7);
+        history.extend(Lsn(50), u32::MAX - 1);
+        history
+    }
+
+    #[test]
+    fn comes_back_from_its_bytes() {
+        for history in [History::default(), History::with_base(0), eventful()] {
+            let mut bytes = Writer::default();
+            history.write(&mut bytes);
+            let mut input = Reader(&bytes.0);
+            assert_eq!(History::read(&mut input), Some(history));
+            assert!(input.0.is_empty());
+            for end in 0..bytes.0.len() {
+                assert_eq!(History::read(&mut Reader(&bytes.0[..end])), None, "cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_history_up_to_then_says_the_same_about_then() {
+        let all = eventful();
+        for at in 0..60 {
+            let then = all.upto(Lsn(at));
+            assert_eq!(then.blocks(), all.blocks_at(Lsn(at)), "at {at}");
+            assert_eq!(then.origin(3, Lsn::MAX), all.origin(3, Lsn(at)), "at {at}");
+        }
+    }
+
+    #[test]
+    fn forgotten_sizes_change_nothing_after_them() {
+        let all = eventful();
+        for cutoff in 0..60 {
+            let mut shorter = all.clone();
+            shorter.forget_before(Lsn(cutoff));
+            for at in cutoff..60 {
+                assert_eq!(
+                    shorter.blocks_at(Lsn(at)),
+                    all.blocks_at(Lsn(at)),
+                    "{at} from {cutoff}"
+                );
+                assert_eq!(
+                    shorter.origin(3, Lsn(at)),
+                    all.origin(3, Lsn(at)),
+                    "{at} from {cutoff}"
+                );
+            }
+        }
+        assert!(!all.is_gone_since(Lsn::MAX));
+        assert!(all.upto(Lsn(30)).is_gone_since(Lsn(30)));
+        assert!(!all.upto(Lsn(30)).is_gone_since(Lsn(29)));
+    }
 
     #[test]
     fn base_size_holds_until_the_first_event() {
@@ -181,8 +335,7 @@ mod tests {
 
     #[test]
     fn a_copy_reads_its_source_as_of_then() {
-        let source =
-            pg::datadir::relation::RelNode::new(1663, 1, 2).fork(pg::datadir::relation::Fork::Main);
+        let source = pg::datadir::relation::RelNode::new(1663, 1, 2).fork(Fork::Main);
         let mut history = History::default();
         history.copy_from(Lsn(10), source, 2);
         assert_eq!(history.origin(1, Lsn(50)), Origin::Copy(source, Lsn(10)));

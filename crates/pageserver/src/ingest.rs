@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use pg::datadir::relation::{Fork, RelTag};
-use pg::datadir::slru;
+use pg::datadir::slru::Slru;
 use pg::lsn::Lsn;
 use pg::oid::Oid;
 use pg::page::vm;
@@ -17,10 +17,13 @@ use pg::wal::reader::StreamDecoder;
 use pg::wal::record::{RawRecord, Record, RecordKind};
 use pg::wal::rmgr::Rmgr;
 
+use crate::catalog::{Catalog, Mark};
 use crate::error::Error;
 use crate::index::{Effect, Index, Position};
+use crate::keys;
 use crate::limits::{PAGE_BYTES, WAL_WRITE_BYTES_MAX};
 use crate::timeline::Timeline;
+use crate::transactions;
 
 /// What has been taken in since the start.
 #[derive(Clone, Debug, Default)]
@@ -69,17 +72,17 @@ impl Ingest {
             };
             take_in(timeline, &record)?;
             let end = record.end_lsn;
-            timeline.advance(end)?;
+            timeline.advance(end);
         }
     }
 }
 
-/// Reads the WAL on disk into the index; answers where to go on, and the decoder state there.
+/// Reads the WAL on disk that is not in the store into the index; answers where to go on, and the decoder state there.
 ///
 /// The last segment is received again from its start if the last record is not whole: only there
 /// can bytes be missing or torn (rule 1 of [`crate::wal_store`]).
 pub async fn recover(timeline: &Timeline) -> Result<Ingest, Error> {
-    let start = timeline.manifest.start;
+    let start = timeline.flushed();
     let segments = timeline.wal_layout.segments().await?;
     let last = segments
         .last()
@@ -88,6 +91,11 @@ pub async fn recover(timeline: &Timeline) -> Result<Ingest, Error> {
     let Some((number, bytes)) = last else { return Ok(Ingest::new(timeline, start)) };
     let last_start = Lsn(number * u64::from(timeline.manifest.wal_segment_bytes));
     let on_disk = last_start + bytes;
+    if on_disk < start {
+        // The disk lost WAL whose pages are in layers already; its segment is received again.
+        return Ok(Ingest::new(timeline, start));
+    }
+    timeline.wal_layout.sync(number).await?;
     timeline.wal.set_readable(on_disk);
     let mut ingest = Ingest::new(timeline, start);
     let stopped = read_up_to(timeline, &mut ingest, on_disk).await?;
@@ -98,6 +106,7 @@ pub async fn recover(timeline: &Timeline) -> Result<Ingest, Error> {
         return Ok(ingest);
     }
     let resume = if ingest.position() >= last_start { whole.max(last_start) } else { whole };
+    let resume = resume.max(timeline.flushed());
     if let Some(error) = stopped {
         tracing::info!(%error, %resume, "the WAL on disk ends; it is received again from there");
     }
@@ -125,6 +134,7 @@ async fn read_up_to(
             }
         };
         match ingest.feed(timeline, &wal) {
+            Ok(()) if timeline.is_flush_due() => timeline.flush().await?,
             Ok(()) => {}
             Err(error @ Error::Damaged(_)) => return Ok(Some(error)),
             Err(error) => return Err(error),
@@ -140,8 +150,9 @@ fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
     counters.records += 1;
     counters.bytes += raw.bytes.len() as u64;
     *counters.by_rmgr.entry(rmgr.name()).or_default() += 1;
-    let mut index = timeline.index.borrow_mut();
-    let mut touches = Touches { index: &mut index, start: raw.lsn, end: raw.end_lsn };
+    let (mut index, mut catalog) = (timeline.level0.borrow_mut(), timeline.catalog.borrow_mut());
+    let mut touches =
+        Touches { index: &mut index, catalog: &mut catalog, start: raw.lsn, end: raw.end_lsn };
     let mut changes_pages = false;
     for block in raw.block_refs() {
         let block = block.map_err(damaged)?;
@@ -166,7 +177,8 @@ fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
     if has_effects {
         for change in effects::effects(&record).map_err(damaged)? {
             if let Change::ParametersChanged(parameters) = &change {
-                timeline.note_parameters(raw.end_lsn, parameters);
+                let logged = parameters.wal_log_hints || timeline.manifest.data_checksums;
+                touches.catalog.note_hints_logged(raw.end_lsn, logged);
             }
             touches.apply(&record, &change)?;
         }
@@ -189,6 +201,7 @@ fn is_redone(record: &Record<'_>, known: &mut BTreeMap<RecordKind, bool>) -> boo
 /// Notes the touches of one record.
 struct Touches<'i> {
     index: &'i mut Index,
+    catalog: &'i mut Catalog,
     start: Lsn,
     end: Lsn,
 }
@@ -199,15 +212,31 @@ impl Touches<'_> {
             .ok_or_else(|| Error::Damaged(format!("record at {} is too long", self.start)))
     }
 
+    /// A record touches a block; the fork grows over it if it must.
     fn block(&mut self, tag: RelTag, block: u32, effect: Effect, id: u8) -> Result<(), Error> {
         let position = self.position(effect, id)?;
-        self.index.touch(tag, block, position);
+        let end = self.end;
+        self.catalog.change(tag, |fork| fork.extend(end, block.saturating_add(1)));
+        // Images of the free space map are logged now and then: too seldom to rebuild it from them.
+        if tag.fork != Fork::Fsm {
+            self.index.touch(keys::block(tag, block), position);
+        }
         Ok(())
+    }
+
+    fn transactions(&mut self, page: u32, effect: Effect) -> Result<(), Error> {
+        let position = self.position(effect, 0)?;
+        self.index.touch(keys::slru(Slru::Clog, page), position);
+        Ok(())
+    }
+
+    fn time(&self, time: i64) -> Mark {
+        Mark { lsn: self.end, time }
     }
 
     /// A touch that the record does not spell out. A page that is not there has no bits to clear.
     fn implied(&mut self, tag: RelTag, block: u32) -> Result<(), Error> {
-        if self.index.blocks(tag).is_some_and(|blocks| block < blocks) {
+        if self.catalog.blocks(tag).is_some_and(|blocks| block < blocks) {
             self.block(tag, block, Effect::Implied, 0)?;
         }
         Ok(())
@@ -216,11 +245,11 @@ impl Touches<'_> {
     fn apply(&mut self, record: &Record<'_>, change: &Change<'_>) -> Result<(), Error> {
         let end = self.end;
         match change {
-            Change::RelationCreated(tag) => self.index.change(*tag, |fork| fork.create(end)),
+            Change::RelationCreated(tag) => self.catalog.change(*tag, |fork| fork.create(end)),
             Change::RelationTruncated { node, blocks, heap, vm, .. } => {
                 if *heap {
                     let main = node.fork(Fork::Main);
-                    self.index.change(main, |fork| fork.truncate(end, *blocks));
+                    self.catalog.change(main, |fork| fork.truncate(end, *blocks));
                 }
                 if *vm {
                     self.truncate_map(node.fork(Fork::Vm), *blocks)?;
@@ -236,15 +265,16 @@ impl Touches<'_> {
             }
             Change::DatabaseDropped { database, tablespaces } => {
                 for tablespace in tablespaces {
-                    for (tag, _blocks) in self.index.forks_of(*tablespace, *database) {
+                    for (tag, _blocks) in self.catalog.forks_of(*tablespace, *database) {
                         self.drop_fork(tag);
                     }
                 }
             }
             Change::TransactionEnded(ended) => self.end_transaction(ended)?,
-            Change::ClogPageZeroed(page) => {
-                let position = self.position(Effect::Initial, 0)?;
-                self.index.touch_transactions(*page, position);
+            Change::ClogPageZeroed(page) => self.transactions(*page, Effect::Initial)?,
+            Change::RestorePoint { time, name } => {
+                self.catalog.note_restore_point(self.time(*time), name);
+                self.catalog.note_time(self.time(*time));
             }
             Change::RecoveryEnded { timeline, .. } => {
                 let message = format!("timeline {timeline} begins at {}", record.lsn);
@@ -257,9 +287,9 @@ impl Touches<'_> {
     }
 
     fn drop_fork(&mut self, tag: RelTag) {
-        if self.index.blocks(tag).is_some() {
+        if self.catalog.blocks(tag).is_some() {
             let end = self.end;
-            self.index.change(tag, |fork| fork.drop(end));
+            self.catalog.change(tag, |fork| fork.drop(end));
         }
     }
 
@@ -269,10 +299,10 @@ impl Touches<'_> {
         let rest = heap_blocks % vm::HEAP_BLOCKS_PER_PAGE;
         let blocks = if rest == 0 { whole } else { whole + 1 };
         let end = self.end;
-        if self.index.blocks(map).is_none() {
+        if self.catalog.blocks(map).is_none() {
             return Ok(());
         }
-        self.index.change(map, |fork| fork.truncate(end, blocks));
+        self.catalog.change(map, |fork| fork.truncate(end, blocks));
         if rest != 0 {
             self.implied(map, whole)?;
         }
@@ -282,22 +312,16 @@ impl Touches<'_> {
     /// Every fork of `source` (tablespace, database) is now in `target`, too.
     fn copy_database(&mut self, source: (Oid, Oid), target: (Oid, Oid)) {
         let end = self.end;
-        for (tag, blocks) in self.index.forks_of(source.0, source.1) {
+        for (tag, blocks) in self.catalog.forks_of(source.0, source.1) {
             let copy = RelTag { spcnode: target.0, dbnode: target.1, ..tag };
-            self.index.change(copy, |fork| fork.copy_from(end, tag, blocks));
+            self.catalog.change(copy, |fork| fork.copy_from(end, tag, blocks));
         }
     }
 
     fn end_transaction(&mut self, ended: &TransactionEnd<'_>) -> Result<(), Error> {
-        let mut pages: Vec<u32> = std::iter::once(&ended.xid)
-            .chain(&ended.subxids)
-            .map(|&xid| slru::xid_page(xid))
-            .collect();
-        pages.sort_unstable();
-        pages.dedup();
-        for page in pages {
-            let position = self.position(Effect::Change, 0)?;
-            self.index.touch_transactions(page, position);
+        self.catalog.note_time(self.time(ended.time));
+        for page in transactions::pages(ended) {
+            self.transactions(page, Effect::Change)?;
         }
         Ok(())
     }

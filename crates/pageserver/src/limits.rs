@@ -74,3 +74,19 @@ const _: () = assert!(STREAM_MESSAGE_BYTES_MAX as usize > BATCH_BLOCKS_MAX as us
 const _: () = assert!(WAL_READ_BYTES.is_power_of_two());
 const _: () = assert!(WAL_WRITE_BYTES_MAX >= WAL_READ_BYTES);
 const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());
+
+/// Commits that are remembered with their time, at most one in so many microseconds: 10 MB a week.
+pub const MARK_INTERVAL_MICROS: i64 = 1_000_000;
+/// Restore points kept for each timeline.
+pub const RESTORE_POINTS_MAX: usize = 10_000;
+/// Longest name of a restore point (`MAXFNAMELEN` of Postgres).
+pub const RESTORE_POINT_NAME_BYTES_MAX: usize = 64;
+/// Branches at once; each costs a folder and some memory.
+pub const BRANCHES_MAX: usize = 10_000;
+/// Longest name of a branch: it is the name of a folder, and of a database in a connection.
+pub const BRANCH_NAME_BYTES_MAX: usize = 60;
+
+/// Keys written to the store before other tasks of the core have a turn.
+pub const FLUSH_KEYS_AT_ONCE: usize = 256;
+/// Pages of a base backup gathered, and sorted, before they are written as one layer: 64 MiB.
+pub const IMPORT_PAGES_MAX: usize = 8192;

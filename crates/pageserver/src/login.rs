@@ -1,6 +1,7 @@
 //! Logging in: as a client to Postgres (trust, password, md5, SCRAM-SHA-256), and as the page service.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use pg::auth::md5::Stored;
 use pg::auth::sasl::{self, ClientBinding};
@@ -15,7 +16,7 @@ use runtime::random;
 use crate::connection::{Connection, Login, malformed, unexpected};
 use crate::error::Error;
 use crate::messages::Messages;
-use crate::settings::User;
+use crate::settings::{Password, User};
 
 /// Answers the server's demands until it is ready for a query.
 pub async fn authenticate(connection: &mut Connection, login: &Login) -> Result<(), Error> {
@@ -95,30 +96,56 @@ fn nonce() -> [u8; NONCE_BYTES] {
     nonce
 }
 
-/// A user of the page service, with the secret that SCRAM verifies against.
+/// The user that this process's own API is.
+pub const OWN_USER: &str = "_howdah";
+
+/// The password of [`OWN_USER`]: random, known to this process alone.
+pub fn own_password() -> &'static Password {
+    static OWN: OnceLock<Password> = OnceLock::new();
+    OWN.get_or_init(|| {
+        let mut secret = [0; 32];
+        random::fill(&mut secret);
+        Password(secret.iter().map(|byte| format!("{byte:02x}")).collect())
+    })
+}
+
+/// A user of the page service, with what is known of the password.
 pub struct KnownUser {
     name: String,
-    secret: Secret,
+    secret: Known,
+}
+
+enum Known {
+    Scram(Secret),
+    Md5(Stored),
 }
 
 impl KnownUser {
     /// Reads a setting: a stored secret, or a password to make one of (which costs a millisecond).
     pub fn new(user: &User) -> KnownUser {
         let text = user.secret.0.as_str();
-        let secret = text.parse().unwrap_or_else(|_not_stored| {
-            let mut salt = [0; SALT_BYTES];
-            random::fill(&mut salt);
-            Secret::of(text.as_bytes(), &salt, scram::ITERATIONS)
-        });
+        let secret = match Stored::parse(text) {
+            Some(stored) => Known::Md5(stored),
+            None => Known::Scram(text.parse().unwrap_or_else(|_not_stored| {
+                let mut salt = [0; SALT_BYTES];
+                random::fill(&mut salt);
+                Secret::of(text.as_bytes(), &salt, scram::ITERATIONS)
+            })),
+        };
         KnownUser { name: user.name.clone(), secret }
+    }
+
+    /// This process.
+    pub fn own() -> KnownUser {
+        KnownUser::new(&User { name: OWN_USER.to_owned(), secret: own_password().clone() })
     }
 }
 
 /// Why a client is not let in; `None` if its connection broke.
 pub type Refusal = Option<Report>;
 
-/// Runs SCRAM-SHA-256 with a client. Without any user in the settings everybody is let in: the
-/// service listens on loopback only.
+/// Authenticates a client: by SCRAM-SHA-256, or md5 if that is how its password is stored. Without any user in the
+/// settings everybody is let in: the service listens on loopback only then.
 pub async fn admit(
     messages: &mut Messages,
     user: &[u8],
@@ -134,9 +161,15 @@ pub async fn admit(
         Some(Report::fatal(SqlState::INVALID_PASSWORD, message))
     };
     let broken = |_error| None;
-    let mut server = match users.iter().find(|known| known.name.as_bytes() == user) {
-        Some(known) => scram::Server::new(known.secret.clone(), ServerBinding::None, nonce()),
-        None => scram::Server::mock(user, installation_nonce, ServerBinding::None, nonce()),
+    let known = users.iter().find(|known| known.name.as_bytes() == user);
+    if let Some(KnownUser { secret: Known::Md5(stored), .. }) = known {
+        return if admit_by_md5(messages, stored).await? { Ok(()) } else { Err(refused()) };
+    }
+    let mut server = match known.map(|known| &known.secret) {
+        Some(Known::Scram(secret)) => {
+            scram::Server::new(secret.clone(), ServerBinding::None, nonce())
+        }
+        _ => scram::Server::mock(user, installation_nonce, ServerBinding::None, nonce()),
     };
     let mut packet = Vec::new();
     backend::write::sasl(&mut packet, sasl::offer(false));
@@ -162,11 +195,23 @@ pub async fn admit(
     Ok(())
 }
 
+/// Whether the client knows the password that the stored hash is of.
+async fn admit_by_md5(messages: &mut Messages, stored: &Stored) -> Result<bool, Refusal> {
+    let mut salt = [0; 4];
+    random::fill(&mut salt);
+    let mut packet = Vec::new();
+    backend::write::authentication(&mut packet, Authentication::Md5Password { salt });
+    messages.send(&packet).await.map_err(|_broken| None)?;
+    let body = password_message(messages).await?;
+    let response = body.strip_suffix(&[0]).unwrap_or(&body);
+    Ok(stored.verify(salt, response))
+}
+
 async fn password_message(messages: &mut Messages) -> Result<Vec<u8>, Refusal> {
     let message = messages.receive().await.map_err(|_broken| None)?;
     if message.kind != frontend::kind::PASSWORD {
         return Err(violation(format!(
-            "expected SASL response, got message type {}",
+            "expected password response, got message type {}",
             message.kind
         )));
     }

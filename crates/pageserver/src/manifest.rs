@@ -1,19 +1,22 @@
 //! The file that makes a base backup valid: which cluster, which timeline, from and to which LSN.
 //!
-//! One line `howdah base backup 1 <crc32c of the rest, 8 hexadecimal digits>`, then JSON. It is
+//! One line `howdah base backup 2 <crc32c of the rest, 8 hexadecimal digits>`, then JSON. It is
 //! written last and atomically; a directory without it holds half a backup, which is discarded.
+//! In directories of format 1 relations were kept as files; they are refused.
 
 use std::path::Path;
 
 use pg::lsn::Lsn;
 use pg::wal::segment::WalVersion;
+use runtime::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
 /// Name of the file in the page server's directory.
 pub const FILE_NAME: &str = "base.manifest";
-const TITLE: &str = "howdah base backup 1";
+const TITLE: &str = "howdah base backup 2";
+const FORMER_TITLE: &str = "howdah base backup 1";
 
 /// A finished base backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +89,12 @@ impl Manifest {
         let end =
             bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("is cut off"))?;
         let (line, json) = (&bytes[..end], &bytes[end + 1..]);
+        if line.starts_with(FORMER_TITLE.as_bytes()) {
+            let message =
+                format!("\"{}\" was written by an earlier version of Howdah", path.display());
+            let hint = "start with an empty directory to take a new base backup";
+            return Err(Error::Refused { message, hint });
+        }
         let checksum = std::str::from_utf8(line)
             .ok()
             .and_then(|line| line.strip_prefix(TITLE)?.strip_prefix(' '))
@@ -115,6 +124,16 @@ impl Manifest {
     }
 }
 
+/// Reads the manifest in the page server's `directory`; `None` if there is no finished base backup.
+pub async fn read(directory: &Path) -> Result<Option<Manifest>, Error> {
+    let path = directory.join(FILE_NAME);
+    match fs::read(&path).await {
+        Ok(bytes) => Manifest::from_bytes(&bytes, &path).map(Some),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::file("read", &path, source)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +155,13 @@ mod tests {
     fn reads_what_it_wrote() {
         let read = Manifest::from_bytes(&sample().to_bytes(), Path::new("m"));
         assert_eq!(read.expect("our own file is valid"), sample());
+    }
+
+    #[test]
+    fn refuses_a_directory_of_the_former_format_by_name() {
+        let text = "howdah base backup 1 00000000\n{}\n";
+        let refused = Manifest::from_bytes(text.as_bytes(), Path::new("m"));
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
     }
 
     #[test]

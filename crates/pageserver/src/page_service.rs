@@ -13,13 +13,14 @@ use runtime::net::{ListenOptions, Listener, Stream};
 use runtime::tls::ServerTls;
 use runtime::{clock, executor, random};
 
-use crate::error::PageError;
+use crate::error::{Error, PageError};
 use crate::follower::Follower;
 use crate::limits::{CLIENTS_MAX, COMMAND_BYTES_MAX, LOGIN_TIME_MAX};
 use crate::login::KnownUser;
 use crate::messages::Messages;
 use crate::moment::Moment;
 use crate::timeline::Timeline;
+use crate::tls;
 use crate::watch::unless_stopped;
 
 mod backup;
@@ -44,12 +45,17 @@ pub struct PageService {
 }
 
 impl PageService {
-    pub fn new(follower: Rc<Follower>) -> PageService {
-        let users = follower.settings.users.iter().map(KnownUser::new).collect();
+    /// Makes it ready; fails if the files that the settings name are not in order.
+    pub fn new(follower: Rc<Follower>) -> Result<PageService, Error> {
+        let mut users: Vec<_> = follower.settings.users.iter().map(KnownUser::new).collect();
+        if !users.is_empty() {
+            users.push(KnownUser::own());
+        }
+        let tls = tls::of_service(&follower.settings)?;
         let mut installation_nonce = [0; 32];
         random::fill(&mut installation_nonce);
         let (backups, sessions) = (RefCell::default(), Cell::default());
-        PageService { follower, users, installation_nonce, tls: None, backups, sessions }
+        Ok(PageService { follower, users, installation_nonce, tls, backups, sessions })
     }
 
     /// Binds the address of the settings.
@@ -76,9 +82,13 @@ impl PageService {
         }
     }
 
-    /// The timeline, if there is one to read.
-    fn timeline(&self) -> Result<Rc<Timeline>, Report> {
-        self.follower.timeline().ok_or_else(|| PageError::NotReady.report())
+    /// The timeline of this name, if there is one to read.
+    fn timeline(&self, branch: &str) -> Result<Rc<Timeline>, Report> {
+        let branches = self.follower.branches().ok_or_else(|| PageError::NotReady.report())?;
+        branches.get(branch).ok_or_else(|| {
+            let message = format!("branch \"{branch}\" does not exist");
+            Report::error(SqlState::INVALID_PARAMETER_VALUE, message)
+        })
     }
 
     /// A number that no session of the recent past had.
@@ -105,8 +115,12 @@ impl PageService {
 
     /// Whether a connection that is not encrypted is let in.
     fn check_encrypted(&self, messages: &Messages) -> Result<(), Report> {
-        let _is_encrypted = messages.tls().is_some();
-        Ok(())
+        if messages.tls().is_some() || !self.follower.settings.requires_tls() {
+            return Ok(());
+        }
+        let message = "the page service takes encrypted connections only";
+        let state = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
+        Err(Report::fatal(state, message).with_hint("connect with sslmode=require"))
     }
 }
 

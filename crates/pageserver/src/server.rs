@@ -27,7 +27,7 @@ impl Server {
         let checked = settings.check();
         checked.map_err(|message| Error::Refused { message, hint: "see howdah.toml" })?;
         let follower = Rc::new(Follower::new(settings));
-        let service = PageService::new(Rc::clone(&follower));
+        let service = PageService::new(Rc::clone(&follower))?;
         let failed = |source| {
             let server = format!("page service {}", follower.settings.listen);
             Error::Connection { server, source }
@@ -53,6 +53,11 @@ impl Server {
 
     pub fn status(&self) -> Status {
         self.follower.status()
+    }
+
+    /// The state behind it.
+    pub fn follower(&self) -> Rc<Follower> {
+        Rc::clone(&self.follower)
     }
 
     /// Says the last position to Postgres, tells clients, closes all files.

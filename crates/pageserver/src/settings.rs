@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use runtime::tls::SslMode;
 use serde::{Deserialize, Serialize};
 
 /// The section `[pageserver]`; a key left out has its default.
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// Where base backup and WAL are kept. Empty: `pageserver` in the instance's directory.
     pub directory: PathBuf,
-    /// Address of the page service; off loopback it is refused until it has TLS.
+    /// Address of the page service; off loopback only with TLS and users.
     pub listen: SocketAddr,
     /// Postgres to follow: `host:port` or the path of a unix socket.
     pub server: String,
@@ -27,9 +28,24 @@ pub struct Settings {
     /// Users who may use the page service, with password or SCRAM secret. None: anyone on this
     /// machine may (the service listens on loopback only).
     pub users: Vec<User>,
-    /// Memory for the index of page versions, in bytes. When it is full, the page server stops
-    /// taking in WAL; Postgres keeps it in the slot.
+    /// Certificate and key (PEM) of the page service; without them it offers no TLS.
+    pub tls_cert_file: PathBuf,
+    pub tls_key_file: PathBuf,
+    /// Authorities (PEM) that must have signed clients' certificates, for `verify-ca`.
+    pub tls_ca_file: PathBuf,
+    /// TLS of the page service's clients: `disable`, `prefer` (theirs to decide), `require` or `verify-ca`.
+    pub tls_sslmode: String,
+    /// TLS towards Postgres, as libpq's `sslmode`; `prefer` leaves out connections within the machine.
+    pub server_tls_sslmode: String,
+    /// Authorities (PEM) that must have signed Postgres' certificate, for `verify-ca` and `verify-full`.
+    pub server_tls_ca_file: PathBuf,
+    /// Memory for the index of WAL that is not in layers yet, in bytes. When it is full, WAL waits in Postgres' slot
+    /// until some is.
     pub index_memory_max: usize,
+    /// WAL gathered before its records are sorted into a layer, in bytes; as much is read again after a crash.
+    pub checkpoint_bytes: u64,
+    /// WAL gathered for so many milliseconds is sorted into a layer however little it is.
+    pub checkpoint_timeout_ms: u64,
     /// Memory for rebuilt pages, in bytes.
     pub page_cache_bytes: usize,
     /// WAL to keep at most, in bytes; 0 for no limit but the disk's.
@@ -51,7 +67,15 @@ impl Default for Settings {
             slot: "howdah".to_owned(),
             application_name: "howdah".to_owned(),
             users: Vec::new(),
-            index_memory_max: 1 << 30,
+            tls_cert_file: PathBuf::new(),
+            tls_key_file: PathBuf::new(),
+            tls_ca_file: PathBuf::new(),
+            tls_sslmode: "prefer".to_owned(),
+            server_tls_sslmode: "prefer".to_owned(),
+            server_tls_ca_file: PathBuf::new(),
+            index_memory_max: 256 << 20,
+            checkpoint_bytes: 64 << 20,
+            checkpoint_timeout_ms: 600_000,
             page_cache_bytes: 64 << 20,
             wal_bytes_max: 0,
             wait_lsn_timeout_ms: 10_000,
@@ -65,18 +89,17 @@ impl Settings {
         Duration::from_millis(self.wait_lsn_timeout_ms)
     }
 
+    pub fn checkpoint_timeout(&self) -> Duration {
+        Duration::from_millis(self.checkpoint_timeout_ms)
+    }
+
     pub fn status_interval(&self) -> Duration {
         Duration::from_millis(self.status_interval_ms)
     }
 
     /// What is wrong with the settings, as one sentence that names the key.
     pub fn check(&self) -> Result<(), String> {
-        if !self.listen.ip().is_loopback() {
-            return Err(format!(
-                "pageserver.listen: {} is not a loopback address, and the page service has no TLS yet",
-                self.listen
-            ));
-        }
+        self.check_tls()?;
         let slot_character = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if self.slot.is_empty() || self.slot.len() > 63 || !self.slot.chars().all(slot_character) {
             return Err("pageserver.slot: may contain only lower-case letters, digits, and the \
@@ -86,10 +109,53 @@ impl Settings {
         if self.status_interval_ms == 0 {
             return Err("pageserver.status_interval_ms: must be above 0".to_owned());
         }
+        if self.checkpoint_bytes < 1 << 20 {
+            return Err("pageserver.checkpoint_bytes: must be at least 1048576".to_owned());
+        }
+        if self.checkpoint_timeout_ms == 0 {
+            return Err("pageserver.checkpoint_timeout_ms: must be above 0".to_owned());
+        }
         if let Some(user) = self.users.iter().find(|user| user.secret.0.is_empty()) {
             return Err(format!("pageserver.users: user \"{}\" has no secret", user.name));
         }
         Ok(())
+    }
+
+    /// Whether clients must be encrypted.
+    pub fn requires_tls(&self) -> bool {
+        matches!(self.tls_sslmode.as_str(), "require" | "verify-ca")
+    }
+
+    fn check_tls(&self) -> Result<(), String> {
+        let has = |path: &PathBuf| !path.as_os_str().is_empty();
+        let has_identity = has(&self.tls_cert_file) && has(&self.tls_key_file);
+        if has(&self.tls_cert_file) != has(&self.tls_key_file) {
+            return Err("pageserver.tls_key_file: certificate and key need each other".to_owned());
+        }
+        if !["disable", "prefer", "require", "verify-ca"].contains(&self.tls_sslmode.as_str()) {
+            let mode = &self.tls_sslmode;
+            return Err(format!("pageserver.tls_sslmode: \"{mode}\" is not a mode of a server"));
+        }
+        if self.requires_tls() && !has_identity {
+            return Err("pageserver.tls_sslmode: needs a certificate and a key".to_owned());
+        }
+        if self.tls_sslmode == "verify-ca" && !has(&self.tls_ca_file) {
+            return Err("pageserver.tls_sslmode: verify-ca needs tls_ca_file".to_owned());
+        }
+        let is_safe = self.requires_tls() && !self.users.is_empty();
+        if !self.listen.ip().is_loopback() && !is_safe {
+            return Err(format!(
+                "pageserver.listen: {} is not a loopback address, which takes users and tls_sslmode \"require\"",
+                self.listen
+            ));
+        }
+        match self.server_tls_sslmode.parse::<SslMode>() {
+            Ok(mode) if mode.verifies() && !has(&self.server_tls_ca_file) => {
+                Err(format!("pageserver.server_tls_sslmode: {mode} needs server_tls_ca_file"))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("pageserver.server_tls_sslmode: {error}")),
+        }
     }
 }
 
@@ -98,7 +164,7 @@ impl Settings {
 #[serde(deny_unknown_fields)]
 pub struct User {
     pub name: String,
-    /// A password, or `SCRAM-SHA-256$…` as `pg_authid` has it.
+    /// A password, or `SCRAM-SHA-256$…` or `md5…` as `pg_authid` has it.
     pub secret: Password,
 }
 
@@ -127,6 +193,32 @@ mod tests {
         let settings =
             Settings { listen: "0.0.0.0:6430".parse().expect("an address"), ..Settings::default() };
         assert!(settings.check().expect_err("not loopback").contains("pageserver.listen"));
+        let secret = Password("geheim".to_owned());
+        let settings = Settings {
+            users: vec![User { name: "u".to_owned(), secret }],
+            tls_cert_file: "cert".into(),
+            tls_key_file: "key".into(),
+            tls_sslmode: "require".to_owned(),
+            ..settings
+        };
+        assert_eq!(settings.check(), Ok(()));
+    }
+
+    #[test]
+    fn refuses_modes_of_tls_without_their_files() {
+        let with = |mode: &str, server_mode: &str| Settings {
+            tls_sslmode: mode.to_owned(),
+            server_tls_sslmode: server_mode.to_owned(),
+            ..Settings::default()
+        };
+        for (settings, key) in [
+            (with("allow", "prefer"), "pageserver.tls_sslmode"),
+            (with("require", "prefer"), "pageserver.tls_sslmode"),
+            (with("prefer", "sometimes"), "pageserver.server_tls_sslmode"),
+            (with("prefer", "verify-full"), "pageserver.server_tls_sslmode"),
+        ] {
+            assert!(settings.check().expect_err("it is wrong").starts_with(key), "{settings:?}");
+        }
     }
 
     #[test]

@@ -1,52 +1,73 @@
-//! One timeline of one cluster: base backup, WAL and index, and what can be asked of them.
+//! One timeline of one cluster: layers, the WAL that is not in them yet, and the catalog; and what can be asked of them.
 //!
 //! Invariant: `ingested` is the end of the last record that is durable and in the index; nothing beyond it is
-//! ever answered.
+//! ever answered. `flushed` never exceeds it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use pg::datadir::relation::{Fork, RelTag};
 use pg::lsn::Lsn;
 use pg::oid::Oid;
-use pg::redo::effects::Parameters;
 use runtime::clock;
 use runtime::fs;
+use storage::store::TimelineStore;
 
-use crate::base_files::BaseFiles;
+use crate::catalog::Catalog;
 use crate::error::{Error, PageError};
 use crate::index::Index;
 use crate::ingest::Counters;
 use crate::limits::PAGE_BYTES;
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 use crate::page_cache::PageCache;
 use crate::settings::Settings;
 use crate::wal_store::{self, WalLayout, WalReader};
 use crate::watch::Watch;
 
-/// A timeline that has a base backup.
+/// The name of the timeline that follows Postgres.
+pub const MAIN: &str = "main";
+/// Name of the folder in the page server's directory with a folder for each timeline.
+pub const FOLDER: &str = "timelines";
+
+/// A timeline that has a base backup, or an ancestor.
 pub struct Timeline {
-    /// The page server's directory.
-    pub(crate) directory: PathBuf,
+    pub name: String,
     pub manifest: Manifest,
     pub wal_layout: WalLayout,
-    pub index: RefCell<Index>,
+    /// The page server's directory.
+    pub(crate) directory: PathBuf,
+    /// Where its layers are.
+    pub layers: PathBuf,
+    /// The branch it comes from, and where it left it.
+    pub ancestor: Option<(Rc<Timeline>, Lsn)>,
+    pub catalog: Rc<RefCell<Catalog>>,
     pub counters: RefCell<Counters>,
-    pub(crate) wal: WalReader,
-    pub(crate) base: BaseFiles,
+    pub store: TimelineStore,
+    pub(crate) level0: RefCell<Index>,
+    pub(crate) wal: Rc<WalReader>,
     pub(crate) pages: RefCell<PageCache>,
-    ingested: Watch,
-    /// From each LSN on: whether hint bits are logged.
-    hints_logged: RefCell<Vec<(Lsn, bool)>>,
-    index_memory_max: usize,
+    pub(crate) ingested: Watch,
+    /// Everything up to here is in the store.
+    pub(crate) flushed: Watch,
+    /// End of what is being written to the store.
+    pub(crate) set_aside: Cell<Lsn>,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) index_memory_max: usize,
     wait_lsn_timeout: std::time::Duration,
 }
 
 impl Timeline {
-    /// Opens the base backup in `directory`; `None` if there is no finished one. The WAL is still
-    /// to be read: see [`crate::ingest`].
-    pub async fn open(directory: &Path, settings: &Settings) -> Result<Option<Timeline>, Error> {
-        let Some(manifest) = read_manifest(directory).await? else { return Ok(None) };
+    /// Opens the main timeline in the page server's `directory`, whose layers are in `store`. The WAL is still to be
+    /// read: see [`crate::ingest`].
+    pub async fn open_main(
+        directory: &Path,
+        manifest: Manifest,
+        settings: &Settings,
+    ) -> Result<Timeline, Error> {
+        let own = directory.join(FOLDER).join(MAIN);
+        let store = open_store(&own).await?;
+        let catalog = read_catalog(&store, &own, None)?;
         let wal_layout = WalLayout {
             directory: directory.join(wal_store::FOLDER),
             timeline: manifest.timeline,
@@ -54,28 +75,78 @@ impl Timeline {
         };
         let made = fs::create_dir_all(&wal_layout.directory).await;
         made.map_err(|source| Error::file("create directory", &wal_layout.directory, source))?;
-        let mut index = Index::default();
-        let base = BaseFiles::open(directory, &manifest, &mut index).await?;
+        let flushed = Lsn(store.flushed_through().0).max(manifest.start);
         let wal = WalReader::new(wal_layout.clone());
-        wal.set_readable(manifest.start);
-        let wal_log_hints = base.control().await?.parameters.wal_log_hints;
-        let hints_logged = vec![(Lsn::INVALID, wal_log_hints || manifest.data_checksums)];
-        let ingested = Watch::default();
-        ingested.raise(manifest.start.0);
-        Ok(Some(Timeline {
+        wal.set_readable(flushed);
+        let main = Parts {
+            name: MAIN.to_owned(),
             directory: directory.to_owned(),
-            wal,
+            layers: own,
+            ancestor: None,
+            store,
+            catalog,
             manifest,
             wal_layout,
-            index: RefCell::new(index),
+            wal: Rc::new(wal),
+        };
+        Ok(Timeline::new(main, flushed, settings))
+    }
+
+    /// Opens the branch `name` of `ancestor`, left at `at`.
+    pub async fn open_branch(
+        directory: &Path,
+        name: &str,
+        (ancestor, at): (Rc<Timeline>, Lsn),
+        settings: &Settings,
+    ) -> Result<Timeline, Error> {
+        let own = directory.join(FOLDER).join(name);
+        let store = open_store(&own).await?;
+        let from = (Rc::clone(&ancestor.catalog), at);
+        let catalog = read_catalog(&store, &own, Some(from))?;
+        let flushed = Lsn(store.flushed_through().0).max(at);
+        let branch = Parts {
+            name: name.to_owned(),
+            directory: directory.to_owned(),
+            layers: own,
+            store,
+            catalog,
+            manifest: ancestor.manifest.clone(),
+            wal_layout: ancestor.wal_layout.clone(),
+            wal: Rc::clone(&ancestor.wal),
+            ancestor: Some((ancestor, at)),
+        };
+        Ok(Timeline::new(branch, flushed, settings))
+    }
+
+    fn new(parts: Parts, flushed: Lsn, settings: &Settings) -> Timeline {
+        let timeline = Timeline {
+            wal: parts.wal,
+            manifest: parts.manifest,
+            wal_layout: parts.wal_layout,
+            name: parts.name,
+            directory: parts.directory,
+            layers: parts.layers,
+            ancestor: parts.ancestor,
+            catalog: Rc::new(RefCell::new(parts.catalog)),
             counters: RefCell::default(),
-            base,
+            store: parts.store,
+            level0: RefCell::default(),
             pages: RefCell::new(PageCache::new(settings.page_cache_bytes)),
-            ingested,
-            hints_logged: RefCell::new(hints_logged),
+            ingested: Watch::default(),
+            flushed: Watch::default(),
+            set_aside: Cell::new(flushed),
+            checkpoint_bytes: settings.checkpoint_bytes,
             index_memory_max: settings.index_memory_max,
             wait_lsn_timeout: settings.wait_lsn_timeout(),
-        }))
+        };
+        timeline.ingested.raise(flushed.0);
+        timeline.flushed.raise(flushed.0);
+        timeline
+    }
+
+    /// How many branch points lie before it: 0 for `main`.
+    pub fn generation(&self) -> usize {
+        self.ancestor.as_ref().map_or(0, |(from, _)| from.generation() + 1)
     }
 
     /// End of the last record in the index.
@@ -88,41 +159,37 @@ impl Timeline {
         self.ingested.reaches(lsn.0 + 1).await;
     }
 
-    /// Up to where the WAL is durable here.
+    /// Up to where the WAL is durable here. A branch has its ancestor's up to the branch point.
     pub fn durable(&self) -> Lsn {
-        self.wal.readable()
+        let readable = self.wal.readable();
+        self.ancestor.as_ref().map_or(readable, |(_, at)| readable.min(*at))
+    }
+
+    /// Up to where everything is in layers.
+    pub fn flushed(&self) -> Lsn {
+        Lsn(self.flushed.get())
+    }
+
+    /// The oldest LSN that can be asked for.
+    pub fn oldest(&self) -> Lsn {
+        self.manifest.end
     }
 
     /// The index has taken in everything up to `end`.
-    pub(crate) fn advance(&self, end: Lsn) -> Result<(), Error> {
-        if self.memory() > self.index_memory_max {
-            return Err(Error::Memory { limit: self.index_memory_max, lsn: end });
-        }
+    pub(crate) fn advance(&self, end: Lsn) {
         self.ingested.raise(end.0);
-        Ok(())
     }
 
-    /// Whether hint bits were logged when the record that ends at `lsn` was written.
-    pub(crate) fn hints_logged(&self, lsn: Lsn) -> bool {
-        let known = self.hints_logged.borrow();
-        known.iter().rev().find(|(from, _)| *from <= lsn).is_some_and(|(_, logged)| *logged)
-    }
-
-    pub(crate) fn note_parameters(&self, from: Lsn, parameters: &Parameters) {
-        let logged = parameters.wal_log_hints || self.manifest.data_checksums;
-        self.hints_logged.borrow_mut().push((from, logged));
-    }
-
-    /// Bytes of memory that the index takes.
+    /// Bytes of memory that index and catalog take.
     pub fn memory(&self) -> usize {
-        self.index.borrow().memory()
+        self.level0.borrow().memory() + self.catalog.borrow().memory()
     }
 
     /// The LSN at which to answer a request for `lsn` ([`Lsn::MAX`] for the latest), once the WAL
     /// that it needs has arrived. A client that knows that nothing changed after
     /// `not_modified_since` need not wait for more than that.
     pub async fn lsn_for(&self, lsn: Lsn, not_modified_since: Lsn) -> Result<Lsn, PageError> {
-        let oldest = self.manifest.end;
+        let oldest = self.oldest();
         if lsn < oldest {
             return Err(PageError::TooOld { requested: lsn, oldest });
         }
@@ -132,38 +199,82 @@ impl Timeline {
             (lsn, since) => lsn.min(since),
         };
         let needed = needed.max(oldest);
+        self.wait_for(needed).await?;
+        // After a start, an ancestor may still be reading its WAL.
+        let mut ancestor = self.ancestor.as_ref();
+        while let Some((timeline, at)) = ancestor {
+            timeline.wait_for(needed.min(*at)).await?;
+            ancestor = timeline.ancestor.as_ref();
+        }
+        Ok(lsn.min(self.ingested()))
+    }
+
+    async fn wait_for(&self, needed: Lsn) -> Result<(), PageError> {
         if self.ingested() < needed {
             let arrives = self.ingested.reaches(needed.0);
             if clock::timeout(self.wait_lsn_timeout, arrives).await.is_err() {
                 return Err(PageError::NotYet { requested: needed, ingested: self.ingested() });
             }
         }
-        Ok(lsn.min(self.ingested()))
+        Ok(())
     }
 
     pub fn exists(&self, tag: RelTag, lsn: Lsn) -> Result<bool, PageError> {
         is_kept(tag)?;
-        Ok(self.index.borrow().blocks_at(tag, lsn).is_some())
+        Ok(self.catalog.borrow().blocks_at(tag, lsn).is_some())
     }
 
     /// Size of a fork in blocks.
     pub fn blocks(&self, tag: RelTag, lsn: Lsn) -> Result<u32, PageError> {
         is_kept(tag)?;
-        let blocks = self.index.borrow().blocks_at(tag, lsn);
+        let blocks = self.catalog.borrow().blocks_at(tag, lsn);
         blocks.ok_or(PageError::NoRelation { tag, lsn })
     }
 
     /// Bytes of all forks of one database in one tablespace, free space maps not counted.
     pub fn database_bytes(&self, tablespace: Oid, database: Oid, lsn: Lsn) -> u64 {
         let of_it = |tag: &RelTag| tag.spcnode == tablespace && tag.dbnode == database;
-        let index = self.index.borrow();
-        let forks = index.forks_at(lsn).filter(|(tag, _)| of_it(tag) && is_kept(*tag).is_ok());
+        let forks = self.catalog.borrow().forks_at(lsn).into_iter();
+        let forks = forks.filter(|(tag, _)| of_it(tag) && is_kept(*tag).is_ok());
         forks.map(|(_, blocks)| u64::from(blocks) * PAGE_BYTES as u64).sum()
     }
 
     /// All forks that exist as of `lsn`, free space maps not among them, with their sizes in blocks.
     pub fn forks(&self, lsn: Lsn) -> Vec<(RelTag, u32)> {
-        self.index.borrow().forks_at(lsn).filter(|(tag, _)| is_kept(*tag).is_ok()).collect()
+        let forks = self.catalog.borrow().forks_at(lsn).into_iter();
+        forks.filter(|(tag, _)| is_kept(*tag).is_ok()).collect()
+    }
+}
+
+/// What makes one timeline differ from another.
+struct Parts {
+    name: String,
+    directory: PathBuf,
+    layers: PathBuf,
+    manifest: Manifest,
+    wal_layout: WalLayout,
+    wal: Rc<WalReader>,
+    ancestor: Option<(Rc<Timeline>, Lsn)>,
+    store: TimelineStore,
+    catalog: Catalog,
+}
+
+async fn open_store(directory: &Path) -> Result<TimelineStore, Error> {
+    let opened = TimelineStore::open(directory).await;
+    opened.map_err(|source| Error::file("open layers in", directory, source))
+}
+
+fn read_catalog(
+    store: &TimelineStore,
+    directory: &Path,
+    from: Option<(Rc<RefCell<Catalog>>, Lsn)>,
+) -> Result<Catalog, Error> {
+    let bytes = store.catalog();
+    match from {
+        Some((ancestor, at)) if bytes.is_empty() => Ok(Catalog::of_branch(ancestor, at)),
+        from => Catalog::from_bytes(&bytes, from).ok_or_else(|| {
+            Error::Damaged(format!("the catalog in \"{}\" is damaged", directory.display()))
+        }),
     }
 }
 
@@ -173,14 +284,5 @@ fn is_kept(tag: RelTag) -> Result<(), PageError> {
     match tag.fork {
         Fork::Fsm => Err(PageError::NotLogged { tag }),
         Fork::Main | Fork::Vm | Fork::Init => Ok(()),
-    }
-}
-
-async fn read_manifest(directory: &Path) -> Result<Option<Manifest>, Error> {
-    let path: PathBuf = directory.join(manifest::FILE_NAME);
-    match fs::read(&path).await {
-        Ok(bytes) => Manifest::from_bytes(&bytes, &path).map(Some),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::file("read", &path, source)),
     }
 }

@@ -36,6 +36,42 @@ impl WalLayout {
         self.directory.join(name.to_string())
     }
 
+    /// Makes a segment durable that an earlier run may have written without coming to sync it.
+    pub async fn sync(&self, number: u64) -> Result<(), Error> {
+        let path = self.path(number);
+        let synced = match File::open(&path, OpenOptions::default()).await {
+            Ok(file) => file.sync_all().await,
+            Err(error) => Err(error),
+        };
+        synced.map_err(|source| Error::file("sync", &path, source))
+    }
+
+    /// Removes the segments that end at or before `end`; answers how many bytes that frees.
+    pub async fn remove_before(&self, end: Lsn) -> Result<u64, Error> {
+        let first_kept = end.segment(self.segment_bytes);
+        let mut freed = 0;
+        for (number, bytes) in self.segments().await? {
+            if number >= first_kept {
+                break;
+            }
+            let path = self.path(number);
+            let removed = fs::remove_file(&path).await;
+            removed.map_err(|source| Error::file("remove", &path, source))?;
+            freed += bytes;
+        }
+        Ok(freed)
+    }
+
+    /// Whether the segment of `lsn` is on disk as far as `lsn`.
+    pub async fn has_segment_up_to(&self, lsn: Lsn) -> bool {
+        let offset = lsn.segment_offset(self.segment_bytes);
+        let path = self.path(lsn.segment(self.segment_bytes));
+        match File::open(&path, OpenOptions::default()).await {
+            Ok(file) => file.len().await.is_ok_and(|bytes| bytes >= offset),
+            Err(_not_there) => false,
+        }
+    }
+
     /// The segments there are, in order, with the bytes each file has.
     pub async fn segments(&self) -> Result<Vec<(u64, u64)>, Error> {
         let failed = |source| Error::file("read directory", &self.directory, source);
@@ -135,6 +171,11 @@ impl WalWriter {
         Ok(file)
     }
 
+    /// So many bytes of old segments were removed.
+    pub fn freed(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
     /// Bytes of all segments.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -203,6 +244,10 @@ impl WalReader {
     pub fn new(layout: WalLayout) -> WalReader {
         let (blocks, open) = (RefCell::default(), RefCell::new(None));
         WalReader { layout, readable: Cell::new(Lsn::INVALID), blocks, open }
+    }
+
+    pub fn segment_bytes(&self) -> u32 {
+        self.layout.segment_bytes
     }
 
     /// Up to where WAL is durable.

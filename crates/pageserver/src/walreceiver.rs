@@ -82,6 +82,9 @@ impl<'t> WalReceiver<'t> {
         self.start(connection, slot).await?;
         self.send_status(connection).await?;
         loop {
+            if self.timeline.is_full() && !self.wait_for_room(connection, stop).await? {
+                return self.leave(connection).await;
+            }
             let received = unless_stopped(stop, self.receive(connection)).await;
             // Before anything else, an error of the connection included: what has arrived counts.
             if !self.buffer.is_empty() {
@@ -101,13 +104,13 @@ impl<'t> WalReceiver<'t> {
 
     async fn start(&mut self, connection: &mut Connection, slot: &str) -> Result<(), Error> {
         let start = self.timeline.durable();
-        // A new slot's WAL, and a new timeline's, is asked for from the segment's start: so that
-        // every file is whole.
-        let begin = if start == self.timeline.manifest.start {
+        // Where the beginning of a segment is not here, it is asked for from its start: so that every file
+        // is whole.
+        let begin = if self.timeline.wal_layout.has_segment_up_to(start).await {
+            start
+        } else {
             let segment_bytes = self.timeline.manifest.wal_segment_bytes;
             Lsn(start.0 - start.segment_offset(segment_bytes))
-        } else {
-            start
         };
         let command = Command::StartPhysical {
             slot: Some(slot.to_owned()),
@@ -140,6 +143,27 @@ impl<'t> WalReceiver<'t> {
         let length = usize::try_from(start.bytes_since(begin)).unwrap_or(usize::MAX);
         self.buffer = head.split_off(length);
         self.writer.append(begin, head).await.0
+    }
+
+    /// Waits until some of what came in is in the store; Postgres is told meanwhile that we are here. False when
+    /// stopped.
+    async fn wait_for_room(
+        &mut self,
+        connection: &Connection,
+        stop: &Watch,
+    ) -> Result<bool, Error> {
+        while self.timeline.is_full() {
+            let next = self.timeline.flushed.get() + 1;
+            let flushed = self.timeline.flushed.reaches(next);
+            let waiting = clock::timeout(self.status_interval, flushed);
+            if unless_stopped(stop, waiting).await.is_none() {
+                return Ok(false);
+            }
+            self.send_status(connection).await?;
+        }
+        // Not its fault that it could say nothing.
+        self.received_at = clock::now();
+        Ok(true)
     }
 
     /// Waits for WAL, or until a status message is due; then takes what else has arrived.

@@ -38,6 +38,16 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         ("server's LSN", known(&status.server_lsn)),
         ("behind", format!("{} bytes", status.lag_bytes)),
         ("WAL kept", format!("{} bytes", status.wal_bytes)),
+        (
+            "layers",
+            format!(
+                "{} of {} bytes ({} before compression), up to {}",
+                status.layers,
+                status.layer_bytes,
+                status.layer_raw_bytes,
+                known(&status.layered_lsn)
+            ),
+        ),
         ("index", format!("{} bytes, {} relation forks", status.index_memory_bytes, status.forks)),
         ("records", format!("{} ({} bytes)", status.records, status.record_bytes)),
     ];

@@ -7,14 +7,14 @@ use runtime::io::Options;
 use serde_json::json;
 
 use super::VerifyOptions;
-use super::page::{USER, only_main, refused};
+use super::page::refused;
 use crate::api::client::Api;
 use crate::error::{Error, Result, While};
 use crate::output;
 
 pub(super) fn run(options: &VerifyOptions, api: &Api) -> Result<()> {
-    only_main(&options.branch)?;
     let service = api.page_service()?;
+    let login = api.credentials.login(&service, &options.branch)?;
     let bar = output::progress(0, "verify", "blocks");
     let shown = bar.clone();
     let progress = move |progress: Progress| {
@@ -22,7 +22,7 @@ pub(super) fn run(options: &VerifyOptions, api: &Api) -> Result<()> {
         shown.set_position(progress.blocks_done);
     };
     let compare = async {
-        let client = Client::connect(&service, USER, "").await?;
+        let client = Client::log_in(&login).await?;
         verify(&options.data_dir, client, progress).await
     };
     let compared = block_on(&Options::default(), compare).or_fail("could not start an I/O loop")?;

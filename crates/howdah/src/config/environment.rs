@@ -4,7 +4,10 @@
 use std::env;
 use std::path::PathBuf;
 
+use pageserver::settings::Password;
+
 use super::API_PORT;
+use crate::api::credentials::Credentials;
 
 /// What the environment says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub struct Environment {
     pub api_token_file: Option<PathBuf>,
     /// Where a user's programs keep their data: `XDG_DATA_HOME`, else `~/.local/share`.
     pub data_home: Option<PathBuf>,
+    /// `PGUSER` and the like.
+    pub credentials: Credentials,
     /// `PATH`.
     pub path: Vec<PathBuf>,
 }
@@ -31,6 +36,7 @@ impl Environment {
             api: set("HOWDAH_API").map(|value| value.to_string_lossy().into_owned()),
             api_token_file: set("HOWDAH_API_TOKEN_FILE").map(PathBuf::from),
             data_home: set("XDG_DATA_HOME").map(PathBuf::from).or_else(home),
+            credentials: credentials(),
             path: set("PATH").map_or_else(Vec::new, |value| env::split_paths(&value).collect()),
         }
     }
@@ -40,6 +46,20 @@ impl Environment {
     pub fn api_address(&self, option: Option<&str>) -> String {
         let named = option.map(str::to_owned).or_else(|| self.api.clone());
         named.unwrap_or_else(|| format!("127.0.0.1:{API_PORT}"))
+    }
+}
+
+/// As libpq's programs read it.
+fn credentials() -> Credentials {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
+    let home = || set("HOME").map(|home| PathBuf::from(home).join(".pgpass"));
+    Credentials {
+        user: text("PGUSER"),
+        password: text("PGPASSWORD").map(Password),
+        password_file: set("PGPASSFILE").map(PathBuf::from).or_else(home),
+        ssl_mode: text("PGSSLMODE"),
+        ssl_root_certificate: set("PGSSLROOTCERT").map(PathBuf::from),
     }
 }
 

@@ -130,7 +130,7 @@ impl Session<'_> {
 
     /// The moment to be backed up: that of the connection, or the latest.
     async fn begin_backup(&self) -> Result<Rc<Moment>, Report> {
-        let timeline = self.service.timeline()?;
+        let timeline = self.service.timeline(&self.target.branch)?;
         let wanted = self.target.lsn.unwrap_or(Lsn::MAX);
         let lsn = timeline.lsn_for(wanted, Lsn::INVALID).await.map_err(|error| error.report())?;
         self.forget_ended_backups();

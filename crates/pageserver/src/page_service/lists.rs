@@ -41,7 +41,7 @@ impl Own {
 
 impl Session<'_> {
     pub(super) fn identify_system(&mut self) -> Result<(), Report> {
-        let timeline = self.service.timeline()?;
+        let timeline = self.service.timeline(&self.target.branch)?;
         let system = timeline.manifest.system_identifier.to_string();
         let number = timeline.manifest.timeline.to_string();
         let lsn = self.target.lsn.unwrap_or_else(|| timeline.ingested()).to_string();
@@ -51,7 +51,7 @@ impl Session<'_> {
     }
 
     pub(super) fn show(&mut self, name: &str) -> Result<(), Report> {
-        let timeline = self.service.timeline()?;
+        let timeline = self.service.timeline(&self.target.branch)?;
         let manifest = &timeline.manifest;
         let on_off = |on: bool| if on { "on" } else { "off" }.to_owned();
         let value = match name.to_ascii_lowercase().as_str() {
@@ -78,7 +78,7 @@ impl Session<'_> {
 
     /// The history file of a timeline. The first has none, and of the others only the source knows it.
     pub(super) fn timeline_history(&mut self, timeline: u32) -> Result<(), Report> {
-        self.service.timeline()?;
+        self.service.timeline(&self.target.branch)?;
         let message = format!(
             "could not open file \"pg_wal/{timeline:08X}.history\": No such file or directory"
         );
@@ -87,7 +87,7 @@ impl Session<'_> {
 
     /// WAL is kept without slots: of any name there is none but those of this session.
     pub(super) fn read_slot(&mut self, name: &str) -> Result<(), Report> {
-        let timeline = self.service.timeline()?;
+        let timeline = self.service.timeline(&self.target.branch)?;
         if self.slots.iter().any(|slot| slot == name) {
             let lsn = timeline.manifest.start.to_string();
             let number = timeline.manifest.timeline.to_string();
@@ -101,7 +101,7 @@ impl Session<'_> {
 
     /// A temporary physical slot is a name for this session: the WAL that it would keep is kept anyway.
     pub(super) fn create_slot(&mut self, create: &CreateSlot) -> Result<(), Report> {
-        self.service.timeline()?;
+        self.service.timeline(&self.target.branch)?;
         if !create.temporary || create.plugin.is_some() {
             let message = "the page service has temporary physical replication slots only";
             let report = Report::error(SqlState::FEATURE_NOT_SUPPORTED, message);
@@ -141,7 +141,7 @@ impl Session<'_> {
     }
 
     pub(super) async fn relations(&mut self, lsn: Lsn) -> Result<(), Report> {
-        let timeline = self.service.timeline()?;
+        let timeline = self.service.timeline(&self.target.branch)?;
         let lsn = timeline.lsn_for(lsn, Lsn::INVALID).await.map_err(|error| error.report())?;
         let names = [&b"tablespace"[..], b"database", b"relation", b"fork", b"blocks"];
         let fields = names.map(|name| Field::text(name, Oid::INT8, 8));
@@ -159,7 +159,7 @@ impl Session<'_> {
     }
 
     pub(super) async fn transactions(&mut self, page: u32, lsn: Lsn) -> Result<(), Report> {
-        let timeline = self.service.timeline()?;
+        let timeline = self.service.timeline(&self.target.branch)?;
         let read = async {
             let lsn = timeline.lsn_for(lsn, Lsn::INVALID).await?;
             timeline.transactions(page, lsn).await

@@ -29,14 +29,15 @@ impl Session<'_> {
             match option.name.as_str() {
                 "version" if value == pagestream::VERSION => {}
                 "version" => return invalid(format!("page stream version \"{value}\" is unknown")),
-                "tenant" | "timeline" if value == MAIN => {}
+                "tenant" if value == MAIN => {}
+                "timeline" if value == self.target.branch => {}
                 "tenant" | "timeline" => {
                     return invalid(format!("{} \"{value}\" does not exist", option.name));
                 }
                 other => return invalid(format!("unrecognized PAGESTREAM option \"{other}\"")),
             }
         }
-        self.service.timeline()?;
+        self.service.timeline(&self.target.branch)?;
         backend::write::copy_both(&mut self.out);
         Ok(())
     }
@@ -98,7 +99,9 @@ impl Session<'_> {
         request: &Request<'_>,
         pages: &mut Vec<u8>,
     ) -> Result<(Lsn, Found), PageError> {
-        let timeline = self.service.follower.timeline().ok_or(PageError::NotReady)?;
+        let branches = self.service.follower.branches().ok_or(PageError::NotReady)?;
+        let gone = || PageError::NoBranch { branch: self.target.branch.clone() };
+        let timeline = branches.get(&self.target.branch).ok_or_else(gone)?;
         let lsn = timeline.lsn_for(request.lsn, request.not_modified_since).await?;
         let found = match request.question {
             Question::Exists(relation) => Found::Exists(timeline.exists(relation, lsn)?),

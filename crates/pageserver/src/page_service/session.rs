@@ -203,7 +203,11 @@ async fn log_in(service: &PageService, messages: &mut Messages) -> Result<Target
         Err(Some(report)) => return Err(End::Fatal(report)),
         Err(None) => return Err(End::Closed),
     }
-    if target.branch != MAIN {
+    let is_known = match service.follower.branches() {
+        Some(branches) => branches.get(&target.branch).is_some(),
+        None => target.branch == MAIN,
+    };
+    if !is_known {
         let message = format!("branch \"{}\" does not exist", target.branch);
         return Err(fatal(SqlState::INVALID_CATALOG_NAME, message));
     }

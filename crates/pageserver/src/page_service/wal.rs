@@ -93,7 +93,7 @@ impl Session<'_> {
         number: Option<u32>,
     ) -> Result<Source, Report> {
         self.check_slot(slot)?;
-        let timeline = self.service.timeline()?;
+        let timeline = self.service.timeline(&self.target.branch)?;
         let ours = timeline.manifest.timeline;
         if number.is_some_and(|number| number != ours) {
             let number = number.unwrap_or_default();

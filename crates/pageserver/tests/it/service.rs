@@ -1,14 +1,18 @@
 //! A page server of a test's own, on a thread of its own, and questions to it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pageserver::api::{Phase, Status};
+use pageserver::branches::At;
 use pageserver::client::{Client, ClientError, PageStream};
+use pageserver::connection::Login;
 use pageserver::server::Server;
-use pageserver::settings::Settings;
+use pageserver::settings::{Password, Settings};
+use pageserver::tls::Encryption;
 use pg::datadir::relation::RelTag;
 use pg::lsn::Lsn;
 use runtime::mailbox::{self, Reply, Sender};
@@ -19,6 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 enum Order {
     Status(Reply<Status>),
+    CreateBranch {
+        name: String,
+        from: String,
+        at: String,
+        reply: Reply<Result<(), String>>,
+    },
+    DeleteBranch {
+        name: String,
+        reply: Reply<Result<(), String>>,
+    },
     /// Orderly, or at once as a crash would.
     Stop {
         orderly: bool,
@@ -39,7 +53,9 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 pub(crate) fn settings(directory: PathBuf, server: String) -> Settings {
     let listen = "127.0.0.1:0".parse().expect("an address");
-    Settings { directory, server, listen, ..Settings::default() }
+    // Small, so that most of what a test writes goes through layers.
+    let checkpoint_bytes = 1 << 20;
+    Settings { directory, server, listen, checkpoint_bytes, ..Settings::default() }
 }
 
 impl Service {
@@ -53,6 +69,16 @@ impl Service {
                 while let Some(order) = received.recv().await {
                     match order {
                         Order::Status(reply) => drop(reply.send(server.status())),
+                        Order::CreateBranch { name, from, at, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            let made = branches.create(&name, &from, At::parse(&at)).await;
+                            drop(reply.send(made.map(drop).map_err(|error| format!("{error:?}"))));
+                        }
+                        Order::DeleteBranch { name, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            let deleted = branches.delete(&name).await;
+                            drop(reply.send(deleted.map_err(|error| format!("{error:?}"))));
+                        }
                         Order::Stop { orderly: true } => return server.stop().await,
                         Order::Stop { orderly: false } => return,
                     }
@@ -73,6 +99,53 @@ impl Service {
         let asked = self.orders.try_send(Order::Status(reply));
         assert!(asked.is_ok(), "the page server listens to its test");
         block_on(pending).expect("the page server answers")
+    }
+
+    /// Makes a branch at an LSN, a time or a restore point (as a text).
+    pub(crate) fn branch(&self, name: &str, from: &str, at: &str) -> Result<(), String> {
+        let (reply, pending) = mailbox::oneshot();
+        let (name, from, at) = (name.to_owned(), from.to_owned(), at.to_owned());
+        let asked = self.orders.try_send(Order::CreateBranch { name, from, at, reply });
+        assert!(asked.is_ok(), "the page server listens to its test");
+        block_on(pending).expect("the page server answers")
+    }
+
+    pub(crate) fn delete_branch(&self, name: &str) -> Result<(), String> {
+        let (reply, pending) = mailbox::oneshot();
+        let asked = self.orders.try_send(Order::DeleteBranch { name: name.to_owned(), reply });
+        assert!(asked.is_ok(), "the page server listens to its test");
+        block_on(pending).expect("the page server answers")
+    }
+
+    /// Everything that a branch has as of `lsn`: relations, and all their pages one after another.
+    pub(crate) fn contents(
+        &self,
+        branch: &str,
+        lsn: Lsn,
+    ) -> Result<BTreeMap<RelTag, Vec<u8>>, ClientError> {
+        let login = Login {
+            server: self.address.to_string(),
+            user: "tester".to_owned(),
+            password: Password::default(),
+            application_name: "test".to_owned(),
+            database: branch.to_owned(),
+            encryption: Encryption::default(),
+        };
+        block_on(async move {
+            let mut client = Client::log_in(&login).await?;
+            let relations = client.relations(lsn).await?;
+            let mut stream = client.into_stream().await?;
+            let mut found = BTreeMap::new();
+            for (tag, blocks) in relations {
+                let blocks: Vec<u32> = (0..blocks).collect();
+                let mut pages = Vec::new();
+                for some in blocks.chunks(64) {
+                    pages.extend(stream.pages(tag, some, lsn).await?);
+                }
+                found.insert(tag, pages);
+            }
+            Ok(found)
+        })
     }
 
     /// Waits until the status is as `expected` says.

@@ -5,8 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use runtime::clock;
 
 use crate::cluster::Cluster;
+use crate::service::block_on;
 
 /// Debian's place of PostgreSQL 15.
 const BIN: &str = "/usr/lib/postgresql/15/bin";
@@ -28,14 +32,32 @@ impl Tools {
         reason = "a test starts Postgres' own programs and waits for them"
     )]
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(format!("{BIN}/{program}"));
+        let mut command = Command::new(Path::new(BIN).join(program));
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
         for name in ["PGDATA", "PGOPTIONS", "PGPASSWORD", "PGPASSFILE", "PGSSLMODE"] {
             command.env_remove(name);
         }
-        command.env("TZ", "UTC").env("PGUSER", "postgres").stdin(Stdio::null()).current_dir("/");
+        command
+            .env("TZ", "UTC")
+            .env("HOME", "/")
+            .env("PGUSER", "postgres")
+            .stdin(Stdio::null())
+            .current_dir("/");
+        command
+    }
+
+    /// A program of the system, as the user that we are.
+    #[expect(clippy::disallowed_methods, reason = "a test runs a program and waits for it")]
+    pub(crate) fn as_ourselves(&self, program: &str) -> Command {
+        Command::new(program)
+    }
+
+    /// A shell script.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        let mut command = self.command("/bin/sh");
+        command.args(["-c", script]);
         command
     }
 
@@ -121,11 +143,24 @@ impl<'t> Restored<'t> {
         succeed(psql).trim_end().to_owned()
     }
 
+    pub(crate) fn wait_for_promotion(&self) {
+        for _attempt in 0..600 {
+            if self.sql("SELECT pg_is_in_recovery()") == "f" {
+                return;
+            }
+            block_on(async { clock::sleep(Duration::from_millis(100)).await });
+        }
+        panic!("recovery does not end: {}", self.log());
+    }
+
     /// The contents of all databases as SQL.
     pub(crate) fn dump(&self) -> String {
         let mut dump = self.client("pg_dumpall");
         dump.args(["--no-role-passwords"]);
-        succeed(dump)
+        // Each dump has a random word in these two.
+        let is_random = |line: &&str| line.contains("\\restrict") || line.contains("\\unrestrict");
+        let text = succeed(dump);
+        text.lines().filter(|line| !is_random(line)).collect::<Vec<_>>().join("\n")
     }
 
     /// What amcheck and, once stopped, the checksums say.

@@ -1,6 +1,8 @@
 //! Tests with a server.
 
+mod access;
 mod backup;
+mod branches;
 mod damage;
 mod following;
 mod login;

@@ -163,25 +163,58 @@ fn goes_on_by_itself_when_a_wal_segment_could_not_be_written() {
 }
 
 #[test]
-fn a_full_index_stops_the_intake_and_not_the_reading() {
-    let cluster = Cluster::start("memory", &[], &[]);
-    cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 100) i");
+fn a_small_index_holds_up_the_intake_and_stays_small() {
+    let mut cluster = Cluster::start("memory", &[], &[]);
     let folder = Folder::new("memory-ps");
     let mut settings = settings(folder.path(), cluster.socket());
-    settings.index_memory_max = 700_000;
+    settings.index_memory_max = 1 << 20;
+    settings.checkpoint_bytes = 1 << 30;
+    let service = Service::start(settings.clone());
+    let before = service.wait_streaming();
+    cluster.sql("CREATE TABLE big AS SELECT i FROM generate_series(1, 100000) i");
+    cluster.sql("UPDATE big SET i = -i");
+    let status = service.wait_lsn(current_lsn(&cluster));
+    assert_eq!(status.error, None);
+    assert!(status.layers > before.layers + 2, "{} layers", status.layers);
+    // The bound, and what came in with the last MiB of WAL.
+    assert!(status.index_memory_bytes < 4 << 20, "{} bytes", status.index_memory_bytes);
+    service.kill();
+    let service = Service::start(settings);
+    service.wait_streaming();
+    assert!(stop_and_verify(&mut cluster, &service).is_identical());
+    service.stop();
+}
+
+#[test]
+fn a_restart_reads_only_wal_that_is_in_no_layer() {
+    let mut cluster = Cluster::start("layers", &[], &["autovacuum = off"]);
+    let folder = Folder::new("layers-ps");
+    let mut settings = settings(folder.path(), cluster.socket());
+    settings.checkpoint_timeout_ms = 50;
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    cluster.pgbench(&["-i", "-s", "1", "-q"]);
+    let now = current_lsn(&cluster);
+    service.wait("layers", |status| lsn(status.layered_lsn.as_ref()) >= now);
+    service.kill();
     let service = Service::start(settings);
     let status = service.wait_streaming();
-    let oldest = lsn(status.oldest_lsn.as_ref());
-    cluster.sql("CREATE TABLE big AS SELECT i FROM generate_series(1, 300000) i");
-    cluster.sql("UPDATE big SET i = -i");
-    let status = service.wait("the limit", |status| status.phase == Phase::Failed);
+    assert!(status.records < 1000, "{} records were read again", status.records);
+    assert!(stop_and_verify(&mut cluster, &service).is_identical());
+    service.stop();
+}
+
+#[test]
+fn a_directory_of_an_earlier_format_is_refused() {
+    let cluster = Cluster::start("former", &[], &[]);
+    let folder = Folder::new("former-ps");
+    let manifest = folder.path().join("base.manifest");
+    blocking::write_atomic(manifest, b"howdah base backup 1 00000000\n{}\n").expect("it is ours");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    let status = service.wait("the refusal", |status| status.phase == Phase::Failed);
     let problem = status.error.expect("it says why");
-    assert!(problem.message.contains("limit of 700000 bytes"), "{}", problem.message);
-    assert!(problem.hint.expect("and what to do").contains("index_memory_max"));
-    let number = cluster.sql("SELECT pg_relation_filenode('t')").parse().expect("a number");
-    let tag = pg::datadir::relation::RelNode::new(1663, 5, number)
-        .fork(pg::datadir::relation::Fork::Main);
-    assert!(service.page(tag, 0, oldest).is_ok());
+    assert!(problem.message.contains("earlier version"), "{}", problem.message);
+    assert!(problem.hint.is_some_and(|hint| hint.contains("empty directory")));
     service.stop();
 }
 

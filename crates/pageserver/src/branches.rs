@@ -1,0 +1,347 @@
+//! Branches: which there are, made and deleted.
+//!
+//! A branch is a name, the timeline it comes from, and an LSN; its folder holds what changes on it. The list of branches is
+//! one small file, written atomically: a branch exists if it is in there, whatever folders there are.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use pg::lsn::Lsn;
+use runtime::fs;
+use serde::{Deserialize, Serialize};
+use storage::store::TimelineStore;
+
+use crate::error::Error;
+use crate::limits::{BRANCH_NAME_BYTES_MAX, BRANCHES_MAX};
+use crate::settings::Settings;
+use crate::time;
+use crate::timeline::{self, MAIN, Timeline};
+
+/// Name of the file in the page server's directory.
+pub const FILE_NAME: &str = "branches";
+const TITLE: &str = "howdah branches 1";
+
+/// Where a branch comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    pub name: String,
+    pub from: String,
+    pub at: String,
+}
+
+/// Why a branch cannot be made or deleted.
+#[derive(Debug)]
+pub enum BranchError {
+    /// What was asked for makes no sense here: a sentence, and a hint.
+    Refused(String, &'static str),
+    /// A file of ours.
+    File(Error),
+}
+
+impl From<Error> for BranchError {
+    fn from(error: Error) -> BranchError {
+        BranchError::File(error)
+    }
+}
+
+/// The timelines of one cluster: the one that follows Postgres, and its branches.
+pub struct Branches {
+    directory: PathBuf,
+    settings: Settings,
+    /// By name; `main` is among them.
+    timelines: RefCell<BTreeMap<String, Rc<Timeline>>>,
+    /// The list is being changed.
+    changing: Cell<bool>,
+}
+
+impl Branches {
+    /// Opens all branches of `main`.
+    pub async fn open(
+        directory: &Path,
+        settings: &Settings,
+        main: Rc<Timeline>,
+    ) -> Result<Branches, Error> {
+        let branches = Branches {
+            directory: directory.to_owned(),
+            settings: settings.clone(),
+            timelines: RefCell::new(BTreeMap::from([(MAIN.to_owned(), main)])),
+            changing: Cell::new(false),
+        };
+        // In the file, a branch comes after the one it comes from.
+        for point in read(&directory.join(FILE_NAME)).await? {
+            let damaged =
+                || Error::Damaged(format!("branch \"{}\" comes from nowhere", point.name));
+            let from = branches.get(&point.from).ok_or_else(damaged)?;
+            let at = point.at.parse().map_err(|_invalid| damaged())?;
+            let branch =
+                Timeline::open_branch(directory, &point.name, (from, at), settings).await?;
+            branches.timelines.borrow_mut().insert(point.name, Rc::new(branch));
+        }
+        Ok(branches)
+    }
+
+    /// The timeline of this name.
+    pub fn get(&self, name: &str) -> Option<Rc<Timeline>> {
+        self.timelines.borrow().get(name).cloned()
+    }
+
+    /// The same, or why there is none.
+    pub fn find(&self, name: &str) -> Result<Rc<Timeline>, BranchError> {
+        self.get(name).ok_or_else(|| unknown(name))
+    }
+
+    /// All timelines, by name.
+    pub fn all(&self) -> Vec<Rc<Timeline>> {
+        self.timelines.borrow().values().cloned().collect()
+    }
+
+    /// Makes a branch; it is durable when this returns.
+    pub async fn create(
+        &self,
+        name: &str,
+        from: &str,
+        at: At,
+    ) -> Result<Rc<Timeline>, BranchError> {
+        let from = self.find(from)?;
+        let at = self.lsn_of(&from, at)?;
+        self.check(name, &from, at)?;
+        let _changing = self.begin_change()?;
+        let own = self.directory.join(timeline::FOLDER).join(name);
+        remove_folder(&own).await?;
+        let made = fs::create_dir_all(&own).await;
+        made.map_err(|source| Error::file("create directory", &own, source))?;
+        let created = TimelineStore::create(&own).await;
+        drop(created.map_err(|source| Error::file("write layers in", &own, source))?);
+        let settings = &self.settings;
+        let branch = Timeline::open_branch(&self.directory, name, (from, at), settings).await?;
+        let branch = Rc::new(branch);
+        self.write_list(|all| all.insert(name.to_owned(), Rc::clone(&branch))).await?;
+        tracing::info!(branch = name, at = %at, "branch made");
+        Ok(branch)
+    }
+
+    /// Deletes a branch that no other comes from.
+    pub async fn delete(&self, name: &str) -> Result<(), BranchError> {
+        if name == MAIN {
+            let message = "\"main\" cannot be deleted: it follows Postgres".to_owned();
+            return Err(BranchError::Refused(message, "name a branch"));
+        }
+        self.find(name)?;
+        let comes_from_it = |timeline: &Rc<Timeline>| {
+            timeline.ancestor.as_ref().is_some_and(|(from, _)| from.name == name)
+        };
+        if let Some(child) = self.all().into_iter().find(comes_from_it) {
+            let message = format!("branch \"{}\" comes from \"{name}\"", child.name);
+            return Err(BranchError::Refused(message, "delete that one first"));
+        }
+        let _changing = self.begin_change()?;
+        self.write_list(|all| all.remove(name)).await?;
+        remove_folder(&self.directory.join(timeline::FOLDER).join(name)).await?;
+        tracing::info!(branch = name, "branch deleted");
+        Ok(())
+    }
+
+    /// Which LSN of a timeline is meant.
+    pub fn lsn_of(&self, timeline: &Timeline, at: At) -> Result<Lsn, BranchError> {
+        let catalog = timeline.catalog.borrow();
+        let newest = timeline.ingested();
+        match at {
+            At::Latest => Ok(newest),
+            At::Lsn(lsn) => Ok(lsn),
+            At::Time(time) => match catalog.mark_at(time, newest) {
+                Some(mark) => Ok(mark.lsn.max(timeline.oldest())),
+                None => Err(BranchError::Refused(
+                    format!("nothing is known of that time on branch \"{}\"", timeline.name),
+                    "it lies before the first commit that is kept",
+                )),
+            },
+            At::RestorePoint(name) => match catalog.restore_point(&name, newest) {
+                Some(mark) => Ok(mark.lsn),
+                None => Err(BranchError::Refused(
+                    format!("there is no restore point \"{name}\" on branch \"{}\"", timeline.name),
+                    "give an LSN, a time such as 2026-11-19T10:00:00Z, or the name of a restore point",
+                )),
+            },
+        }
+    }
+
+    /// What is wrong with making such a branch, if anything is.
+    fn check(&self, name: &str, from: &Timeline, at: Lsn) -> Result<(), BranchError> {
+        let refused = |message, hint| Err(BranchError::Refused(message, hint));
+        if !is_name(name) {
+            let hint = "a name begins with a letter or digit; it has at most 60 letters, digits, or any of - _ .";
+            return refused(format!("\"{name}\" cannot be the name of a branch"), hint);
+        }
+        if self.get(name).is_some() {
+            return refused(format!("there is a branch \"{name}\" already"), "take another name");
+        }
+        if self.timelines.borrow().len() > BRANCHES_MAX {
+            return refused(format!("there are {BRANCHES_MAX} branches already"), "delete some");
+        }
+        let (oldest, newest) = (from.oldest(), from.ingested());
+        if at < oldest || at > newest {
+            let message = format!(
+                "LSN {at} is not between {oldest} and {newest} of branch \"{}\"",
+                from.name
+            );
+            return refused(message, "howdah timeline status shows what is kept");
+        }
+        Ok(())
+    }
+
+    /// One change at a time.
+    fn begin_change(&self) -> Result<Changing<'_>, BranchError> {
+        if self.changing.replace(true) {
+            let message = "another branch is being made or deleted".to_owned();
+            return Err(BranchError::Refused(message, "try again"));
+        }
+        Ok(Changing(&self.changing))
+    }
+
+    /// Changes the map and writes the list; what cannot be written is not so.
+    async fn write_list(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, Rc<Timeline>>) -> Option<Rc<Timeline>>,
+    ) -> Result<(), Error> {
+        let mut changed = self.timelines.borrow().clone();
+        change(&mut changed);
+        let path = self.directory.join(FILE_NAME);
+        let written = fs::write_atomic(&path, to_bytes(&changed)).await;
+        written.map_err(|source| Error::file("write", &path, source))?;
+        *self.timelines.borrow_mut() = changed;
+        Ok(())
+    }
+}
+
+/// Ends a change of the list when it goes.
+struct Changing<'b>(&'b Cell<bool>);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// A moment of a timeline, as one can name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    Latest,
+    Lsn(Lsn),
+    /// Microseconds since 2000-01-01 UTC: the last commit at or before then.
+    Time(i64),
+    RestorePoint(String),
+}
+
+impl At {
+    /// An LSN, a time (RFC 3339), or else the name of a restore point; nothing for the latest.
+    pub fn parse(text: &str) -> At {
+        if text.is_empty() {
+            return At::Latest;
+        }
+        if let Ok(lsn) = text.parse() {
+            return At::Lsn(lsn);
+        }
+        match time::parse(text) {
+            Some(micros) => At::Time(micros),
+            None => At::RestorePoint(text.to_owned()),
+        }
+    }
+}
+
+fn unknown(name: &str) -> BranchError {
+    let message = format!("there is no branch \"{name}\"");
+    BranchError::Refused(message, "howdah branch list shows what there is")
+}
+
+fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
+    let begins = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    begins && name.len() <= BRANCH_NAME_BYTES_MAX && name.chars().all(allowed)
+}
+
+async fn remove_folder(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path).await {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::file("remove directory", path, source))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The list as a file has it: a title with a checksum, then JSON; each branch after the one it comes from.
+fn to_bytes(timelines: &BTreeMap<String, Rc<Timeline>>) -> Vec<u8> {
+    let mut points: Vec<(usize, Point)> = timelines
+        .values()
+        .filter_map(|timeline| {
+            let (from, at) = timeline.ancestor.as_ref()?;
+            let (name, from) = (timeline.name.clone(), from.name.clone());
+            Some((timeline.generation(), Point { name, from, at: at.to_string() }))
+        })
+        .collect();
+    points.sort_by_key(|(generation, _)| *generation);
+    let points: Vec<Point> = points.into_iter().map(|(_, point)| point).collect();
+    let mut json = serde_json::to_vec_pretty(&points).expect("plain fields become JSON");
+    json.push(b'\n');
+    let mut bytes = format!("{TITLE} {:08x}\n", crc32c::crc32c(&json)).into_bytes();
+    bytes.append(&mut json);
+    bytes
+}
+
+async fn read(path: &Path) -> Result<Vec<Point>, Error> {
+    let bytes = match fs::read(path).await {
+        Ok(bytes) => bytes,
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::file("read", path, source)),
+    };
+    from_bytes(&bytes).ok_or_else(|| {
+        Error::Damaged(format!("list of branches \"{}\" is damaged", path.display()))
+    })
+}
+
+fn from_bytes(bytes: &[u8]) -> Option<Vec<Point>> {
+    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    let (line, json) = (&bytes[..end], &bytes[end + 1..]);
+    let is_right = line == format!("{TITLE} {:08x}", crc32c::crc32c(json)).as_bytes();
+    if is_right { serde_json::from_slice(json).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_an_lsn_a_time_or_a_restore_point() {
+        for (text, at) in [
+            ("", At::Latest),
+            ("0/16B3748", At::Lsn(Lsn(0x16B_3748))),
+            ("2000-01-01T00:00:01Z", At::Time(1_000_000)),
+            ("before the change", At::RestorePoint("before the change".to_owned())),
+        ] {
+            assert_eq!(At::parse(text), at, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_folders_and_databases() {
+        for name in ["feature", "a", "2026-11", "x_y.z"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "-x", "a/b", "a b", "ä", "a@b", &"x".repeat(61)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_list_with_any_byte_changed_is_refused() {
+        let bytes = to_bytes(&BTreeMap::new());
+        assert_eq!(from_bytes(&bytes), Some(Vec::new()));
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            assert_eq!(from_bytes(&changed), None, "byte {place}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! What a timeline knows by LSN beside pages: every fork's size and existence, whether hint bits were logged, what time
+//! it was, restore points.
+//!
+//! It is in memory as a whole, and written as a whole with each flush. A branch's catalog holds only forks that changed on
+//! the branch; the rest it takes from its ancestor, as of the branch point.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use pg::datadir::relation::{Fork, RelNode, RelTag};
+use pg::lsn::Lsn;
+use pg::oid::Oid;
+
+use crate::bytes::{Reader, Writer};
+use crate::history::{History, Origin, read_tag, write_tag};
+use crate::limits::{MARK_INTERVAL_MICROS, RESTORE_POINT_NAME_BYTES_MAX, RESTORE_POINTS_MAX};
+
+/// First byte of a written catalog.
+const FORMAT: u64 = 1;
+/// Memory that a fork costs beside its history's events.
+const FORK_OVERHEAD: usize = 160;
+
+/// Before and after all forks.
+const FIRST: RelTag = RelNode::new(0, 0, 0).fork(Fork::Main);
+const LAST: RelTag = RelNode::new(u32::MAX, u32::MAX, u32::MAX).fork(Fork::Init);
+
+/// The catalog of one timeline.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    forks: BTreeMap<RelTag, History>,
+    /// From each LSN on: whether hint bits are logged.
+    hints_logged: Vec<(Lsn, bool)>,
+    /// Commits, at most one for each [`MARK_INTERVAL_MICROS`].
+    marks: Vec<Mark>,
+    restore_points: Vec<RestorePoint>,
+    ancestor: Option<Ancestor>,
+    memory: usize,
+}
+
+/// A record and the time in it (microseconds since 2000-01-01 UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The record's end.
+    pub lsn: Lsn,
+    pub time: i64,
+}
+
+/// What `pg_create_restore_point` made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestorePoint {
+    pub at: Mark,
+    pub name: String,
+}
+
+/// Where a branch comes from.
+#[derive(Clone, Debug)]
+struct Ancestor {
+    catalog: Rc<RefCell<Catalog>>,
+    at: Lsn,
+}
+
+impl Catalog {
+    /// The catalog of a branch: as `ancestor` is at `at`.
+    pub fn of_branch(ancestor: Rc<RefCell<Catalog>>, at: Lsn) -> Catalog {
+        Catalog { ancestor: Some(Ancestor { catalog: ancestor, at }), ..Catalog::default() }
+    }
+
+    /// A fork whose file in the base backup has so many blocks.
+    pub fn add_base(&mut self, tag: RelTag, blocks: u32) {
+        if self.forks.insert(tag, History::with_base(blocks)).is_none() {
+            self.memory += FORK_OVERHEAD;
+        }
+    }
+
+    /// Blocks of a fork as of `lsn`, or `None` if it does not exist then.
+    pub fn blocks_at(&self, tag: RelTag, lsn: Lsn) -> Option<u32> {
+        match (self.forks.get(&tag), &self.ancestor) {
+            (Some(history), _) => history.blocks_at(lsn),
+            (None, Some(Ancestor { catalog, at })) => catalog.borrow().blocks_at(tag, lsn.min(*at)),
+            (None, None) => None,
+        }
+    }
+
+    /// Blocks of a fork as of now.
+    pub fn blocks(&self, tag: RelTag) -> Option<u32> {
+        self.blocks_at(tag, Lsn::MAX)
+    }
+
+    /// Where the content of a block as of `lsn` begins.
+    pub fn origin(&self, tag: RelTag, block: u32, lsn: Lsn) -> Origin {
+        match (self.forks.get(&tag), &self.ancestor) {
+            (Some(history), _) => history.origin(block, lsn),
+            (None, Some(Ancestor { catalog, at })) => {
+                catalog.borrow().origin(tag, block, lsn.min(*at))
+            }
+            (None, None) => Origin::Zero(Lsn::INVALID),
+        }
+    }
+
+    /// Forks that exist as of `lsn`, with their sizes in blocks.
+    pub fn forks_at(&self, lsn: Lsn) -> BTreeMap<RelTag, u32> {
+        self.forks_between(FIRST, LAST, lsn)
+    }
+
+    /// Forks of one database in one tablespace that exist as of now, with their sizes in blocks.
+    pub fn forks_of(&self, tablespace: Oid, database: Oid) -> BTreeMap<RelTag, u32> {
+        let node = |number| RelNode { spcnode: tablespace, dbnode: database, relnode: Oid(number) };
+        self.forks_between(node(0).fork(Fork::Main), node(u32::MAX).fork(Fork::Init), Lsn::MAX)
+    }
+
+    fn forks_between(&self, first: RelTag, last: RelTag, lsn: Lsn) -> BTreeMap<RelTag, u32> {
+        let mut found = match &self.ancestor {
+            Some(Ancestor { catalog, at }) => {
+                catalog.borrow().forks_between(first, last, lsn.min(*at))
+            }
+            None => BTreeMap::new(),
+        };
+        for (&tag, history) in self.forks.range(first..=last) {
+            match history.blocks_at(lsn) {
+                Some(blocks) => found.insert(tag, blocks),
+                None => found.remove(&tag),
+            };
+        }
+        found
+    }
+
+    /// Changes a fork's history; a fork not yet known is made for it.
+    pub fn change(&mut self, tag: RelTag, change: impl FnOnce(&mut History)) {
+        let history = match self.forks.entry(tag) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                let inherited = inherited(self.ancestor.as_ref(), tag);
+                self.memory += FORK_OVERHEAD + inherited.memory();
+                place.insert(inherited)
+            }
+        };
+        let before = history.memory();
+        change(history);
+        self.memory += history.memory() - before;
+    }
+
+    /// The history of a fork, with what came before the branch point.
+    fn history(&self, tag: RelTag) -> Option<History> {
+        match (self.forks.get(&tag), &self.ancestor) {
+            (Some(history), _) => Some(history.clone()),
+            (None, Some(Ancestor { catalog, at })) => {
+                catalog.borrow().history(tag).map(|history| history.upto(*at))
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Whether hint bits were logged when the record that ends at `lsn` was written.
+    pub fn hints_logged(&self, lsn: Lsn) -> bool {
+        let own = self.hints_logged.iter().rev().find(|(from, _)| *from <= lsn);
+        match (own, &self.ancestor) {
+            (Some((_, logged)), _) => *logged,
+            (None, Some(Ancestor { catalog, at })) => catalog.borrow().hints_logged(lsn.min(*at)),
+            (None, None) => false,
+        }
+    }
+
+    pub fn note_hints_logged(&mut self, from: Lsn, logged: bool) {
+        self.hints_logged.push((from, logged));
+    }
+
+    /// A record that bears a time: a commit, or a restore point.
+    pub fn note_time(&mut self, mark: Mark) {
+        let due = self.marks.last().is_none_or(|last| {
+            mark.time >= last.time.saturating_add(MARK_INTERVAL_MICROS) && mark.lsn > last.lsn
+        });
+        if due {
+            self.marks.push(mark);
+            self.memory += size_of::<Mark>();
+        }
+    }
+
+    /// The newest mark at or before `time`, of the WAL up to `upto`. Clocks may jump: of several, the last.
+    pub fn mark_at(&self, time: i64, upto: Lsn) -> Option<Mark> {
+        let known = self.marks.partition_point(|mark| mark.lsn <= upto);
+        let own = self.marks[..known].iter().rev().find(|mark| mark.time <= time).copied();
+        own.or_else(|| {
+            let Ancestor { catalog, at } = self.ancestor.as_ref()?;
+            catalog.borrow().mark_at(time, upto.min(*at))
+        })
+    }
+
+    /// The time of the newest mark at or below `lsn`.
+    pub fn time_at(&self, lsn: Lsn) -> Option<i64> {
+        let known = self.marks.partition_point(|mark| mark.lsn <= lsn);
+        let own = known.checked_sub(1).map(|last| self.marks[last].time);
+        own.or_else(|| {
+            let Ancestor { catalog, at } = self.ancestor.as_ref()?;
+            catalog.borrow().time_at(lsn.min(*at))
+        })
+    }
+
+    /// A restore point was made. The oldest are forgotten when there are too many.
+    pub fn note_restore_point(&mut self, at: Mark, name: &[u8]) {
+        let kept = name.len().min(RESTORE_POINT_NAME_BYTES_MAX);
+        let name = String::from_utf8_lossy(&name[..kept]).into_owned();
+        self.memory += size_of::<RestorePoint>() + name.len();
+        self.restore_points.push(RestorePoint { at, name });
+        if self.restore_points.len() > RESTORE_POINTS_MAX {
+            let gone = self.restore_points.remove(0);
+            self.memory -= size_of::<RestorePoint>() + gone.name.len();
+        }
+    }
+
+    /// The newest restore point of this name up to `upto`.
+    pub fn restore_point(&self, name: &str, upto: Lsn) -> Option<Mark> {
+        let mut newest_first = self.restore_points.iter().rev();
+        let own = newest_first.find(|point| point.name == name && point.at.lsn <= upto);
+        own.map(|point| point.at).or_else(|| {
+            let Ancestor { catalog, at } = self.ancestor.as_ref()?;
+            catalog.borrow().restore_point(name, upto.min(*at))
+        })
+    }
+
+    /// Forgets what only reads before `cutoff` could ask for.
+    pub fn forget_before(&mut self, cutoff: Lsn) {
+        let mut memory = 0;
+        self.forks.retain(|_tag, history| {
+            history.forget_before(cutoff);
+            memory += FORK_OVERHEAD + history.memory();
+            true
+        });
+        // One mark before the cutoff stays: it is the answer for times just after it.
+        let marks = self.marks.partition_point(|mark| mark.lsn <= cutoff);
+        self.marks.drain(..marks.saturating_sub(1));
+        self.restore_points.retain(|point| point.at.lsn >= cutoff);
+        memory += self.marks.len() * size_of::<Mark>();
+        let points = self.restore_points.iter();
+        memory += points.map(|point| size_of::<RestorePoint>() + point.name.len()).sum::<usize>();
+        self.memory = memory;
+    }
+
+    /// Bytes of memory in use, by our own count; the ancestor's not among them.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Forks ever seen on this timeline.
+    pub fn forks(&self) -> usize {
+        self.forks.len()
+    }
+
+    /// The catalog as of `upto`, as bytes.
+    pub fn to_bytes(&self, upto: Lsn) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.number(FORMAT);
+        out.number(self.forks.len() as u64);
+        for (&tag, history) in &self.forks {
+            write_tag(tag, &mut out);
+            history.upto(upto).write(&mut out);
+        }
+        let known: Vec<_> = self.hints_logged.iter().filter(|(from, _)| *from <= upto).collect();
+        out.number(known.len() as u64);
+        for (from, logged) in known {
+            out.number(from.0);
+            out.number(u64::from(*logged));
+        }
+        let marks = self.marks.partition_point(|mark| mark.lsn <= upto);
+        out.number(marks as u64);
+        self.marks[..marks].iter().for_each(|mark| write_mark(*mark, &mut out));
+        let points: Vec<_> =
+            self.restore_points.iter().filter(|point| point.at.lsn <= upto).collect();
+        out.number(points.len() as u64);
+        for point in points {
+            write_mark(point.at, &mut out);
+            out.bytes(point.name.as_bytes());
+        }
+        out.0
+    }
+
+    /// Reads what [`Catalog::to_bytes`] made; `None` if it is not that. A branch's gets its ancestor.
+    pub fn from_bytes(
+        bytes: &[u8],
+        ancestor: Option<(Rc<RefCell<Catalog>>, Lsn)>,
+    ) -> Option<Catalog> {
+        let ancestor = ancestor.map(|(catalog, at)| Ancestor { catalog, at });
+        let mut catalog = Catalog { ancestor, ..Catalog::default() };
+        let mut input = Reader(bytes);
+        if input.number()? != FORMAT {
+            return None;
+        }
+        for _ in 0..input.count()? {
+            let tag = read_tag(&mut input)?;
+            let history = History::read(&mut input)?;
+            catalog.memory += FORK_OVERHEAD + history.memory();
+            catalog.forks.insert(tag, history);
+        }
+        for _ in 0..input.count()? {
+            catalog.hints_logged.push((Lsn(input.number()?), input.number()? != 0));
+        }
+        for _ in 0..input.count()? {
+            catalog.marks.push(read_mark(&mut input)?);
+            catalog.memory += size_of::<Mark>();
+        }
+        for _ in 0..input.count()? {
+            let at = read_mark(&mut input)?;
+            let name = std::str::from_utf8(input.bytes()?).ok()?.to_owned();
+            catalog.memory += size_of::<RestorePoint>() + name.len();
+            catalog.restore_points.push(RestorePoint { at, name });
+        }
+        input.0.is_empty().then_some(catalog)
+    }
+}
+
+fn inherited(ancestor: Option<&Ancestor>, tag: RelTag) -> History {
+    ancestor
+        .and_then(|Ancestor { catalog, at }| Some(catalog.borrow().history(tag)?.upto(*at)))
+        .unwrap_or_default()
+}
+
+fn write_mark(mark: Mark, out: &mut Writer) {
+    out.number(mark.lsn.0);
+    out.number(mark.time.cast_unsigned());
+}
+
+fn read_mark(input: &mut Reader<'_>) -> Option<Mark> {
+    Some(Mark { lsn: Lsn(input.number()?), time: input.number()?.cast_signed() })
+}
+
+#[cfg(test)]
+mod tests;

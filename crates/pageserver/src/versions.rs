@@ -1,0 +1,132 @@
+//! The stored versions of one key, wherever they are: in WAL that only the index knows, in layers, in an ancestor's
+//! WAL or layers.
+//!
+//! Invariant: versions count on from each other along a branch's ancestry, so that sorting by version is all it takes
+//! to put the sources together; what is seen twice (written to a layer just now) counts once.
+
+use std::borrow::Cow;
+use std::io;
+use std::rc::Rc;
+
+use pg::lsn::Lsn;
+use pg::wal::reader::StreamDecoder;
+use pg::wal::segment::WalVersion;
+use storage::entry::OwnedEntry;
+use storage::key::Key;
+
+use crate::index::{Effect, Position};
+use crate::payload;
+use crate::timeline::Timeline;
+use crate::wal_store::WalReader;
+
+/// One version of a page; what it holds is got by [`Timeline::payload`].
+#[derive(Clone)]
+pub struct Version {
+    /// End of the record that made it.
+    pub lsn: Lsn,
+    /// Nothing before it matters.
+    pub whole: bool,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Wal(Rc<WalReader>, WalVersion, Position),
+    Stored(Vec<u8>),
+}
+
+impl Timeline {
+    /// The versions of a key in `(after, upto]`, oldest first, from the newest whole one on.
+    pub async fn versions(&self, key: Key, after: Lsn, upto: Lsn) -> io::Result<Vec<Version>> {
+        let mut newest = Vec::new();
+        self.indexed(key, after, upto, &mut newest);
+        let is_complete = newest.first().is_some_and(|first| first.whole);
+        if is_complete {
+            return Ok(newest);
+        }
+        let mut all = self.stored(key, after, upto).await?;
+        let known = all.last().map_or(after, |last| last.lsn);
+        all.extend(newest.into_iter().filter(|version| version.lsn > known));
+        let whole = all.iter().rposition(|version| version.whole).unwrap_or(0);
+        all.drain(..whole);
+        Ok(all)
+    }
+
+    /// What only indexes of WAL know of a key, own and ancestors'.
+    fn indexed(&self, key: Key, after: Lsn, upto: Lsn, found: &mut Vec<Version>) {
+        let own = self.level0.borrow().chain(key, after, upto);
+        let is_complete = own.first().is_some_and(|first| first.effect == Effect::Initial);
+        if let Some((ancestor, at)) = &self.ancestor
+            && !is_complete
+        {
+            ancestor.indexed(key, after, upto.min(*at), found);
+        }
+        found.extend(own.into_iter().map(|position| Version {
+            lsn: position.end(),
+            whole: position.effect == Effect::Initial,
+            source: Source::Wal(Rc::clone(&self.wal), self.manifest.wal_version(), position),
+        }));
+    }
+
+    /// What layers have of a key, own and ancestors'.
+    async fn stored(&self, key: Key, after: Lsn, upto: Lsn) -> io::Result<Vec<Version>> {
+        let (mut timeline, mut upto) = (self, upto);
+        let mut all: Vec<Version> = Vec::new();
+        loop {
+            let mut own = timeline.stored_here(key, after, upto).await?;
+            let is_complete = own.first().is_some_and(|first| first.whole);
+            own.append(&mut all);
+            all = own;
+            match &timeline.ancestor {
+                Some((ancestor, at)) if !is_complete && *at > after => {
+                    upto = upto.min(*at);
+                    timeline = ancestor;
+                }
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    async fn stored_here(&self, key: Key, after: Lsn, upto: Lsn) -> io::Result<Vec<Version>> {
+        let at = storage::version::Version(upto.0);
+        let newer_than = Some(storage::version::Version(after.0));
+        let mut read = self.store.read(&[key], at, &[newer_than]).await?;
+        let entries = read.pop().unwrap_or_default();
+        let version = |entry: OwnedEntry| Version {
+            lsn: Lsn(entry.version.0),
+            whole: entry.whole,
+            source: Source::Stored(entry.payload),
+        };
+        Ok(entries.into_iter().map(version).collect())
+    }
+
+    /// The bytes of a version, as [`crate::payload`] has them.
+    pub async fn payload<'v>(&self, version: &'v Version) -> io::Result<Cow<'v, [u8]>> {
+        match &version.source {
+            Source::Stored(bytes) => Ok(Cow::Borrowed(bytes)),
+            Source::Wal(wal, version, position) => {
+                Ok(Cow::Owned(read_record(wal, *version, *position).await?))
+            }
+        }
+    }
+}
+
+/// The record at a position, as a payload.
+async fn read_record(
+    wal: &WalReader,
+    version: WalVersion,
+    position: Position,
+) -> io::Result<Vec<u8>> {
+    let bytes = wal.read(position.start, position.end()).await?;
+    let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
+    let mut decoder =
+        StreamDecoder::at_record(position.start, wal.segment_bytes()).assume_version(version);
+    let mut input = &bytes[..];
+    match decoder.next(&mut input) {
+        Ok(Some(raw)) if raw.lsn == position.start && raw.end_lsn == position.end() => {
+            Ok(payload::record(position, &raw))
+        }
+        Ok(_) => Err(invalid(format!("the record at {} is not there any more", position.start))),
+        Err(error) => Err(invalid(error.to_string())),
+    }
+}
