@@ -209,6 +209,14 @@ impl Lock {
     }
 }
 
+/// Makes `link` point to `target`.
+///
+/// # Errors
+/// What the system says; something that is already there is an error.
+pub fn symlink(target: impl AsRef<Path>, link: impl AsRef<Path>) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
 /// Gives a file or folder to a user and group. Only root may.
 ///
 /// # Errors
