@@ -82,13 +82,9 @@ impl PageService {
         }
     }
 
-    /// The timeline of this name, if there is one to read.
-    fn timeline(&self, branch: &str) -> Result<Rc<Timeline>, Report> {
-        let branches = self.follower.branches().ok_or_else(|| PageError::NotReady.report())?;
-        branches.get(branch).ok_or_else(|| {
-            let message = format!("branch \"{branch}\" does not exist");
-            Report::error(SqlState::INVALID_PARAMETER_VALUE, message)
-        })
+    /// The timeline, if there is one to read.
+    fn timeline(&self) -> Result<Rc<Timeline>, Report> {
+        self.follower.timeline().ok_or_else(|| PageError::NotReady.report())
     }
 
     /// A number that no session of the recent past had.

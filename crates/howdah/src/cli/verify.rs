@@ -7,14 +7,15 @@ use runtime::io::Options;
 use serde_json::json;
 
 use super::VerifyOptions;
-use super::page::refused;
+use super::page::{only_main, refused};
 use crate::api::client::Api;
 use crate::error::{Error, Result, While};
 use crate::output;
 
 pub(super) fn run(options: &VerifyOptions, api: &Api) -> Result<()> {
+    only_main(&options.branch)?;
     let service = api.page_service()?;
-    let login = api.credentials.login(&service, &options.branch)?;
+    let login = api.credentials.login(&service, "")?;
     let bar = output::progress(0, "verify", "blocks");
     let shown = bar.clone();
     let progress = move |progress: Progress| {

@@ -2,7 +2,6 @@
 
 mod access;
 mod backup;
-mod branches;
 mod damage;
 mod following;
 mod login;
