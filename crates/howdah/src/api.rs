@@ -1,6 +1,7 @@
 //! The HTTP API of this process: an applet of the first core. Health, metrics and cores are `runtime`'s; the rest
 //! is answered here.
 
+mod branches;
 pub mod client;
 pub mod credentials;
 mod routes;

@@ -1,9 +1,11 @@
 //! The command line: what it accepts, and which function does it.
 
+mod branch;
 mod check;
 pub(crate) mod page;
 mod pooler;
 mod restore;
+mod scrub;
 mod status;
 mod verify;
 mod wal;
@@ -80,6 +82,28 @@ pub enum Command {
     /// Read WAL files
     #[command(subcommand)]
     Wal(WalCommand),
+    /// Branches: make one at any moment that is kept, list, delete
+    #[command(subcommand)]
+    Branch(BranchCommand),
+    /// Print the LSN of a time: of the last commit at or before it, to the second
+    #[command(after_help = "Example:\n  howdah lsn-at 2026-11-19T10:00:00Z")]
+    LsnAt {
+        /// A time (RFC 3339), or the name of a restore point
+        time: String,
+        /// Branch to look at
+        #[arg(long, default_value = "main")]
+        branch: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare all checksums of what the page server keeps
+    #[command(after_help = "Example:\n  howdah scrub")]
+    Scrub {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Timelines of the page server
     #[command(subcommand)]
     Timeline(TimelineCommand),
@@ -264,6 +288,41 @@ every change of a page is checked, else only those that are not restored from an
 Without --base a page counts from its first image on.";
 
 #[derive(Debug, Subcommand)]
+pub enum BranchCommand {
+    /// Make a branch
+    #[command(after_help = BRANCH_EXAMPLE)]
+    Create {
+        /// Its name: letters, digits, and - _ .
+        name: String,
+        /// Branch that it comes from
+        #[arg(long, default_value = "main")]
+        from: String,
+        /// An LSN, a time (RFC 3339) or the name of a restore point [default: the latest moment]
+        #[arg(long, value_name = "MOMENT")]
+        at: Option<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List all branches as a tree
+    #[command(after_help = "Example:\n  howdah branch list --json")]
+    List {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a branch that no other comes from
+    #[command(after_help = "Example:\n  howdah branch delete feature")]
+    Delete { name: String },
+}
+
+const BRANCH_EXAMPLE: &str = "Example:
+  howdah branch create feature
+  howdah branch create before --at 0/16B3748
+  howdah branch create yesterday --from main --at 2026-11-19T10:00:00Z
+  howdah branch create release --at 'before the release'";
+
+#[derive(Debug, Subcommand)]
 pub enum TimelineCommand {
     /// Show what the page server has and how far it is behind
     #[command(after_help = "Example:\n  howdah timeline status --json")]
@@ -304,6 +363,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Wal(WalCommand::Dump { segments, json }) => wal::dump::run(&segments, json),
         Command::Wal(WalCommand::Verify(options)) => wal::verify::run(&options),
         Command::Wal(WalCommand::State(options)) => wal::state::run(&options),
+        Command::Branch(command) => branch::run(&command, &api),
+        Command::LsnAt { time, branch, json } => branch::lsn_at(&branch, &time, json, &api),
+        Command::Scrub { json } => scrub::run(json, &api),
         Command::Timeline(TimelineCommand::Status { json }) => status::run(&api, json),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "howdah", &mut std::io::stdout());

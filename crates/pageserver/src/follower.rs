@@ -10,14 +10,17 @@ use std::rc::Rc;
 use pg::lsn::Lsn;
 use runtime::{clock, fs};
 
-use crate::api::{Backup, Phase, Problem, Status};
+use crate::api::{Backup, Phase, Problem, Scrub, Status};
 use crate::basebackup::{self, Cluster};
+use crate::branches::Branches;
 use crate::connection::{Connection, Login};
 use crate::error::Error;
 use crate::ingest::{self, Ingest};
 use crate::limits::{PAGE_BYTES, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use crate::maintenance;
+use crate::manifest;
 use crate::settings::Settings;
-use crate::timeline::Timeline;
+use crate::timeline::{MAIN, Timeline};
 use crate::wal_store::WalWriter;
 use crate::walreceiver::{Position, WalReceiver};
 use crate::watch::{Watch, unless_stopped};
@@ -30,7 +33,7 @@ const MAJOR_VERSIONS: RangeInclusive<u32> = 15..=18;
 pub struct Follower {
     pub settings: Settings,
     directory: PathBuf,
-    timeline: RefCell<Option<Rc<Timeline>>>,
+    branches: RefCell<Option<Rc<Branches>>>,
     phase: Cell<Phase>,
     problem: RefCell<Option<Problem>>,
     backup: Cell<Option<Backup>>,
@@ -38,6 +41,8 @@ pub struct Follower {
     listening_at: Cell<SocketAddr>,
     pub clients: Cell<u64>,
     pub pages_served: Cell<u64>,
+    /// The check of all checksums that was begun last.
+    pub scrub: RefCell<Scrub>,
     /// Raised to 1 when all is to end.
     pub stop: Watch,
 }
@@ -52,7 +57,7 @@ impl Follower {
     pub fn new(settings: Settings) -> Follower {
         Follower {
             directory: settings.directory.clone(),
-            timeline: RefCell::new(None),
+            branches: RefCell::new(None),
             phase: Cell::new(Phase::Starting),
             problem: RefCell::new(None),
             backup: Cell::new(None),
@@ -60,6 +65,7 @@ impl Follower {
             listening_at: Cell::new(settings.listen),
             clients: Cell::new(0),
             pages_served: Cell::new(0),
+            scrub: RefCell::default(),
             stop: Watch::default(),
             settings,
         }
@@ -70,9 +76,14 @@ impl Follower {
         self.listening_at.set(address);
     }
 
-    /// The timeline, once there is a base backup.
+    /// The timeline that follows Postgres, once there is a base backup.
     pub fn timeline(&self) -> Option<Rc<Timeline>> {
-        self.timeline.borrow().clone()
+        self.branches()?.get(MAIN)
+    }
+
+    /// All timelines, once there is a base backup.
+    pub fn branches(&self) -> Option<Rc<Branches>> {
+        self.branches.borrow().clone()
     }
 
     /// Runs until [`Follower::stop`] is raised, or until an error that waiting does not cure.
@@ -132,21 +143,21 @@ impl Follower {
         let interval = self.settings.status_interval();
         let receiver =
             WalReceiver::new(&timeline, &mut stream.writer, &mut stream.ingest, interval);
-        receiver
-            .run(&mut connection, &self.settings.slot, &self.stop, |position| self.note(position))
-            .await
+        let report = |position| self.note(position);
+        let receiving = receiver.run(&mut connection, &self.settings.slot, &self.stop, report);
+        maintenance::beside(receiving, &timeline, &self.settings).await
     }
 
     /// What an earlier run left on disk; `None` if there is no finished base backup.
     async fn open(&self) -> Result<Option<Stream>, Error> {
         let failed = |source| Error::file("create directory", &self.directory, source);
         fs::create_dir_all(&self.directory).await.map_err(failed)?;
-        let Some(timeline) = Timeline::open(&self.directory, &self.settings).await? else {
-            return Ok(None);
-        };
+        let Some(manifest) = manifest::read(&self.directory).await? else { return Ok(None) };
         self.phase.set(Phase::Recovering);
+        let timeline = Timeline::open_main(&self.directory, manifest, &self.settings).await?;
         let timeline = Rc::new(timeline);
-        *self.timeline.borrow_mut() = Some(Rc::clone(&timeline));
+        let opened = Branches::open(&self.directory, &self.settings, Rc::clone(&timeline)).await?;
+        *self.branches.borrow_mut() = Some(Rc::new(opened));
         let ingest = ingest::recover(&timeline).await?;
         let bytes_max = self.settings.wal_bytes_max;
         let writer = WalWriter::new(timeline.wal_layout.clone(), bytes_max).await?;
@@ -277,7 +288,12 @@ fn fill(status: &mut Status, timeline: &Timeline, server_end: Lsn) {
     status.wal_bytes = timeline.durable().bytes_since(timeline.manifest.start);
     status.index_memory_bytes = timeline.memory() as u64;
     status.page_cache_bytes = timeline.pages.borrow().bytes() as u64;
-    status.forks = timeline.index.borrow().forks() as u64;
+    status.forks = timeline.catalog.borrow().forks() as u64;
+    status.layered_lsn = Some(timeline.flushed().to_string());
+    let stats = timeline.store.stats();
+    status.layers = stats.layers;
+    status.layer_bytes = stats.bytes;
+    status.layer_raw_bytes = stats.raw_bytes;
     let counters = timeline.counters.borrow();
     status.records = counters.records;
     status.record_bytes = counters.bytes;

@@ -6,32 +6,44 @@
 //!
 //! It knows nothing of pooling, and of SQL only the commands of a replication connection.
 
+mod answers;
 pub mod api;
 pub mod applet;
 pub mod archive;
 pub mod base_files;
 pub mod basebackup;
+pub mod branches;
+pub mod bytes;
+pub mod catalog;
 pub mod client;
 pub mod connection;
 pub mod error;
+pub mod flush;
 pub mod follower;
 pub mod get_page;
 pub mod history;
+pub mod import;
 pub mod index;
 pub mod ingest;
+pub mod keys;
 pub mod limits;
 pub mod login;
+pub mod maintenance;
 pub mod manifest;
 pub mod messages;
 pub mod moment;
 pub mod page_cache;
 pub mod page_service;
+pub mod payload;
 pub mod restore;
 pub mod server;
 pub mod settings;
+pub mod time;
 pub mod timeline;
 pub mod tls;
+pub mod transactions;
 pub mod verify;
+pub mod versions;
 pub mod wal_store;
 pub mod walreceiver;
 pub mod watch;

@@ -82,9 +82,13 @@ impl PageService {
         }
     }
 
-    /// The timeline, if there is one to read.
-    fn timeline(&self) -> Result<Rc<Timeline>, Report> {
-        self.follower.timeline().ok_or_else(|| PageError::NotReady.report())
+    /// The timeline of this name, if there is one to read.
+    fn timeline(&self, branch: &str) -> Result<Rc<Timeline>, Report> {
+        let branches = self.follower.branches().ok_or_else(|| PageError::NotReady.report())?;
+        branches.get(branch).ok_or_else(|| {
+            let message = format!("branch \"{branch}\" does not exist");
+            Report::error(SqlState::INVALID_PARAMETER_VALUE, message)
+        })
     }
 
     /// A number that no session of the recent past had.

@@ -55,6 +55,11 @@ impl Server {
         self.follower.status()
     }
 
+    /// The state behind it.
+    pub fn follower(&self) -> Rc<Follower> {
+        Rc::clone(&self.follower)
+    }
+
     /// Says the last position to Postgres, tells clients, closes all files.
     pub async fn stop(self) {
         self.follower.stop.raise(1);

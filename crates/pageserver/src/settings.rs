@@ -39,9 +39,13 @@ pub struct Settings {
     pub server_tls_sslmode: String,
     /// Authorities (PEM) that must have signed Postgres' certificate, for `verify-ca` and `verify-full`.
     pub server_tls_ca_file: PathBuf,
-    /// Memory for the index of page versions, in bytes. When it is full, the page server stops
-    /// taking in WAL; Postgres keeps it in the slot.
+    /// Memory for the index of WAL that is not in layers yet, in bytes. When it is full, WAL waits in Postgres' slot
+    /// until some is.
     pub index_memory_max: usize,
+    /// WAL gathered before its records are sorted into a layer, in bytes; as much is read again after a crash.
+    pub checkpoint_bytes: u64,
+    /// WAL gathered for so many milliseconds is sorted into a layer however little it is.
+    pub checkpoint_timeout_ms: u64,
     /// Memory for rebuilt pages, in bytes.
     pub page_cache_bytes: usize,
     /// WAL to keep at most, in bytes; 0 for no limit but the disk's.
@@ -69,7 +73,9 @@ impl Default for Settings {
             tls_sslmode: "prefer".to_owned(),
             server_tls_sslmode: "prefer".to_owned(),
             server_tls_ca_file: PathBuf::new(),
-            index_memory_max: 1 << 30,
+            index_memory_max: 256 << 20,
+            checkpoint_bytes: 64 << 20,
+            checkpoint_timeout_ms: 600_000,
             page_cache_bytes: 64 << 20,
             wal_bytes_max: 0,
             wait_lsn_timeout_ms: 10_000,
@@ -81,6 +87,10 @@ impl Default for Settings {
 impl Settings {
     pub fn wait_lsn_timeout(&self) -> Duration {
         Duration::from_millis(self.wait_lsn_timeout_ms)
+    }
+
+    pub fn checkpoint_timeout(&self) -> Duration {
+        Duration::from_millis(self.checkpoint_timeout_ms)
     }
 
     pub fn status_interval(&self) -> Duration {
@@ -98,6 +108,12 @@ impl Settings {
         }
         if self.status_interval_ms == 0 {
             return Err("pageserver.status_interval_ms: must be above 0".to_owned());
+        }
+        if self.checkpoint_bytes < 1 << 20 {
+            return Err("pageserver.checkpoint_bytes: must be at least 1048576".to_owned());
+        }
+        if self.checkpoint_timeout_ms == 0 {
+            return Err("pageserver.checkpoint_timeout_ms: must be above 0".to_owned());
         }
         if let Some(user) = self.users.iter().find(|user| user.secret.0.is_empty()) {
             return Err(format!("pageserver.users: user \"{}\" has no secret", user.name));

@@ -28,6 +28,16 @@ impl Api {
         self.call("GET", path)
     }
 
+    /// The answer to `POST path`.
+    pub fn post(&self, path: &str) -> Result<Value> {
+        self.call("POST", path)
+    }
+
+    /// The answer to `DELETE path`.
+    pub fn delete(&self, path: &str) -> Result<Value> {
+        self.call("DELETE", path)
+    }
+
     /// Where the page service of that Howdah listens.
     pub fn page_service(&self) -> Result<String> {
         let status = self.get("/v1/status")?;
@@ -61,6 +71,23 @@ impl Api {
     }
 }
 
+/// A text as the value of a query's parameter: everything but letters, digits and a few others percent-encoded.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'-' | b'_' | b'.' | b'~' => escaped.push(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => escaped.push(char::from(byte)),
+            _ => {
+                let digit = |nibble: u8| char::from(b"0123456789ABCDEF"[usize::from(nibble)]);
+                escaped.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+            }
+        }
+    }
+    escaped
+}
+
 /// `{"error": {"message", "detail", "hint"}}` as an error of ours.
 fn refused(body: &Value) -> Error {
     let text = |key: &str| body.get("error")?.get(key)?.as_str().map(str::to_owned);
@@ -74,6 +101,12 @@ fn refused(body: &Value) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escapes_what_means_something_in_a_query() {
+        assert_eq!(escaped("a-b_C.9~"), "a-b_C.9~");
+        assert_eq!(escaped("10:00+01 ä&="), "10%3A00%2B01%20%C3%A4%26%3D");
+    }
 
     #[test]
     fn an_error_of_the_api_keeps_its_parts() {

@@ -9,6 +9,7 @@ use runtime::app::Stop;
 use runtime::nodepool::Control;
 use serde_json::{Value, json};
 
+use super::branches;
 use crate::cli::page;
 use crate::node::Parts;
 
@@ -20,6 +21,9 @@ pub(super) async fn answer(
     parts: &Parts,
     control: &Control,
 ) -> Response {
+    if let Some(response) = branches::answer(method, path, query, parts.pages.as_ref()).await {
+        return response;
+    }
     match (method, path) {
         ("GET", "/v1/status") => status(parts).await,
         ("GET", "/v1/timelines") => timelines(parts).await,
@@ -45,6 +49,9 @@ fn unknown(path: &str) -> Response {
         "/v1/timelines",
         "/v1/pools",
         "/v1/page",
+        "/v1/branches",
+        "/v1/lsn-at",
+        "/v1/scrub",
         "/v1/reload",
         "/v1/shutdown",
         "/v1/postgres/stop",
@@ -60,11 +67,11 @@ fn unknown(path: &str) -> Response {
     Response::error(404, "not_found", format_args!("there is no {path}"))
 }
 
-fn value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
     query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-fn not_here(what: &str) -> Response {
+pub(super) fn not_here(what: &str) -> Response {
     Response::error(404, "not_here", format_args!("there is no {what} in this process"))
 }
 
@@ -144,6 +151,7 @@ struct PageQuery {
     tag: pg::datadir::relation::RelTag,
     block: u32,
     lsn: Lsn,
+    branch: String,
 }
 
 impl PageQuery {
@@ -156,12 +164,15 @@ impl PageQuery {
             Some(text) => text.parse().map_err(|error| format!("lsn: {error}"))?,
             None => Lsn::MAX,
         };
-        Ok(Self { tag: rel.fork(fork), block, lsn })
+        let branch = value(query, "branch").unwrap_or("main").to_owned();
+        Ok(Self { tag: rel.fork(fork), block, lsn, branch })
     }
 
     async fn ask(&self, service: &str) -> Response {
         let fetch = async {
-            let client = Client::log_in(&Login::within_process(service)).await?;
+            let database = self.branch.clone();
+            let login = Login { database, ..Login::within_process(service) };
+            let client = Client::log_in(&login).await?;
             client.into_stream().await?.pages(self.tag, &[self.block], self.lsn).await
         };
         match fetch.await {

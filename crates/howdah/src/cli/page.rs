@@ -16,15 +16,12 @@ use crate::api::client::Api;
 use crate::error::{Error, Result, While};
 use crate::output;
 
-/// The one branch there is.
-const BRANCH: &str = "main";
 
 pub(super) fn run(options: &PageOptions, api: &Api) -> Result<()> {
-    only_main(&options.branch)?;
     let service = api.page_service()?;
     let tag = options.rel.fork(options.fork);
     let lsn = options.lsn.unwrap_or(Lsn::MAX);
-    let login = api.credentials.login(&service, "")?;
+    let login = api.credentials.login(&service, &options.branch)?;
     let fetch = async {
         let client = Client::log_in(&login).await?;
         client.into_stream().await?.pages(tag, &[options.block], lsn).await
@@ -50,15 +47,6 @@ pub(super) fn run(options: &PageOptions, api: &Api) -> Result<()> {
         output::line(dump(&bytes));
     }
     Ok(())
-}
-
-/// Other branches come later; until then their names are unknown.
-pub(super) fn only_main(branch: &str) -> Result<()> {
-    if branch == BRANCH {
-        Ok(())
-    } else {
-        Err(Error::new(format!("branch \"{branch}\" does not exist")))
-    }
 }
 
 pub(super) fn refused(error: ClientError) -> Error {

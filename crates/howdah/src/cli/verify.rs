@@ -7,15 +7,14 @@ use runtime::io::Options;
 use serde_json::json;
 
 use super::VerifyOptions;
-use super::page::{only_main, refused};
+use super::page::refused;
 use crate::api::client::Api;
 use crate::error::{Error, Result, While};
 use crate::output;
 
 pub(super) fn run(options: &VerifyOptions, api: &Api) -> Result<()> {
-    only_main(&options.branch)?;
     let service = api.page_service()?;
-    let login = api.credentials.login(&service, "")?;
+    let login = api.credentials.login(&service, &options.branch)?;
     let bar = output::progress(0, "verify", "blocks");
     let shown = bar.clone();
     let progress = move |progress: Progress| {

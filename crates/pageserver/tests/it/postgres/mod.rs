@@ -2,6 +2,7 @@
 
 mod access;
 mod backup;
+mod branches;
 mod damage;
 mod following;
 mod login;
