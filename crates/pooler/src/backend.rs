@@ -99,7 +99,7 @@ async fn log_in<'a>(
     rule: &'a RouteRule,
     more: &'a [(String, String)],
 ) -> Result<(usize, Transport, Login<'a>), Report> {
-    let (host, stream) = connect(rule, &router.rules().settings).await?;
+    let (host, stream) = connect(router, rule, &router.rules().settings).await?;
     let stream = encrypt(router, rule, host, stream).await?;
     let mut login = Login {
         router,
@@ -118,31 +118,27 @@ async fn log_in<'a>(
     Ok((host, stream, login))
 }
 
-/// The socket address of one of a route's servers.
-pub(crate) async fn address(rule: &RouteRule, host: usize) -> std::io::Result<Address> {
-    match rule.servers.get(host).or(rule.servers.first()) {
-        Some(ServerAddress::Unix(path)) => Ok(Address::Unix(path.clone())),
-        Some(ServerAddress::Tcp { host, port }) => resolve(host, *port).await,
+/// Where one of a route's servers may be, in the order to try.
+async fn addresses(
+    router: &Router,
+    rule: &RouteRule,
+    host: usize,
+    settings: &Settings,
+) -> std::io::Result<Vec<Address>> {
+    match rule.servers.get(host) {
+        Some(ServerAddress::Unix(path)) => Ok(vec![Address::Unix(path.clone())]),
+        Some(ServerAddress::Tcp { host, port }) => {
+            router.names.addresses(host, *port, settings).await
+        }
         None => Err(std::io::Error::other("no server is configured")),
     }
 }
 
-/// Numeric addresses at once, names by the system's resolver on a thread of its own.
-async fn resolve(host: &str, port: u16) -> std::io::Result<Address> {
-    use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(Address::Tcp(SocketAddr::new(ip, port)));
-    }
-    let name = host.to_owned();
-    let found = runtime::bridge::blocking(move || {
-        (name.as_str(), port).to_socket_addrs().map(|mut addresses| addresses.next())
-    });
-    let found = found.await.map_err(|_gone| std::io::Error::other("shutting down"))??;
-    let missing = || std::io::Error::other(format!("could not look up \"{host}\""));
-    found.map(Address::Tcp).ok_or_else(missing)
-}
-
-async fn connect(rule: &RouteRule, settings: &Settings) -> Result<(usize, Stream), Report> {
+async fn connect(
+    router: &Router,
+    rule: &RouteRule,
+    settings: &Settings,
+) -> Result<(usize, Stream), Report> {
     let count = rule.servers.len().max(1);
     let first = match rule.load_balance_hosts {
         LoadBalanceHosts::RoundRobin if count > 1 => TURN.replace(TURN.get().wrapping_add(1)),
@@ -150,19 +146,22 @@ async fn connect(rule: &RouteRule, settings: &Settings) -> Result<(usize, Stream
     };
     let mut error = None;
     for host in (0..count).map(|offset| first.wrapping_add(offset) % count) {
-        let connected = match address(rule, host).await {
-            Ok(address) => Stream::connect(&address).await,
-            Err(error) => Err(error),
-        };
-        match connected {
-            Ok(stream) => {
-                if settings.tcp_keepalive && !stream.is_unix() {
-                    // A connection without probes still works.
-                    let _refused = stream.set_keepalive(Some(&keepalive(settings)));
+        let candidates = addresses(router, rule, host, settings).await;
+        let candidates = candidates.unwrap_or_else(|failed| {
+            error = Some(failed);
+            Vec::new()
+        });
+        for address in candidates {
+            match Stream::connect(&address).await {
+                Ok(stream) => {
+                    if settings.tcp_keepalive && !stream.is_unix() {
+                        // A connection without probes still works.
+                        let _refused = stream.set_keepalive(Some(&keepalive(settings)));
+                    }
+                    return Ok((host, stream));
                 }
-                return Ok((host, stream));
+                Err(failed) => error = Some(failed),
             }
-            Err(failed) => error = Some(failed),
         }
     }
     let error = error.map_or_else(String::new, |error| error.to_string());

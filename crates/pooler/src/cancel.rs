@@ -10,13 +10,12 @@ use pg::wire::startup;
 use runtime::net::{Address, Stream};
 use runtime::{clock, executor};
 
-use crate::backend;
 use crate::limits::CANCELS_MAX;
 use crate::registry;
 use crate::route::Route;
 use crate::router::{Message, Router};
 use crate::server::{Server, ServerState};
-use crate::settings::or_forever;
+use crate::settings::{ServerAddress, or_forever};
 
 /// Whose query is to be canceled: as the request has it.
 pub(crate) struct CancelTarget {
@@ -85,7 +84,11 @@ fn deliver(route: &Rc<Route>, server: Rc<Server>) {
 
 /// Postgres closes the connection when the signal has been sent.
 async fn send(route: &Route, server: &Server) -> std::io::Result<()> {
-    let address: Address = backend::address(&route.rule(), server.host).await?;
+    let address = match route.rule().servers.get(server.host) {
+        Some(ServerAddress::Unix(path)) => Address::Unix(path.clone()),
+        // A name may be another server's by now.
+        _ => server.stream.stream().peer_address()?,
+    };
     let stream = Stream::connect(&address).await?;
     let mut out = Vec::new();
     startup::write_cancel_request(&mut out, server.process_id, &server.cancel_key);

@@ -20,6 +20,7 @@ mod home;
 mod limits;
 mod listener;
 mod lookup;
+mod names;
 mod orders;
 mod parameters;
 pub mod pgbouncer_ini;

@@ -62,6 +62,11 @@ pub(crate) const STARVED_MS: u64 = 10;
 /// Users and databases of which one core remembers how to log in to servers.
 pub(crate) const REMEMBERED_MAX: usize = 16 * 1024;
 
+/// Host names of servers that one core remembers.
+pub(crate) const HOST_NAMES_MAX: usize = 1024;
+/// Addresses of one name that are tried.
+pub(crate) const HOST_ADDRESSES_MAX: usize = 16;
+
 /// Length of the cancel keys that we hand out under protocol 3.2.
 pub(crate) const CANCEL_KEY_BYTES: usize = 16;
 

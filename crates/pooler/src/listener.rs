@@ -47,6 +47,8 @@ impl Listeners {
             };
             match Listener::bind(&address, &options) {
                 Ok(listener) => {
+                    give_to_group(&address, settings.unix_socket_group.as_deref())
+                        .map_err(|error| ListenError { address: address.clone(), error })?;
                     listeners.addresses.push(listener.local_address());
                     let router = Rc::clone(router);
                     listeners.tasks.push(executor::spawn(accept(router, listener, unix)));
@@ -66,6 +68,29 @@ impl Listeners {
             task.abort();
         }
     }
+}
+
+/// Gives a unix socket to `unix_socket_group`.
+fn give_to_group(address: &Address, group: Option<&str>) -> std::io::Result<()> {
+    let (Address::Unix(path), Some(group)) = (address, group) else { return Ok(()) };
+    // In the abstract namespace nobody owns anything.
+    if path.to_string_lossy().starts_with(['@', '\0']) {
+        return Ok(());
+    }
+    let groups = runtime::fs::blocking::read_to_string("/etc/group").unwrap_or_default();
+    let id = group_id(group, &groups).ok_or_else(|| {
+        std::io::Error::other(format!("unix_socket_group: there is no group \"{group}\""))
+    })?;
+    runtime::fs::blocking::set_owner(path, runtime::identity::effective_uid(), id)
+}
+
+/// By number, or by name as `/etc/group` has it.
+fn group_id(group: &str, groups: &str) -> Option<u32> {
+    if let Ok(id) = group.parse() {
+        return Some(id);
+    }
+    let mut lines = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    lines.find(|fields| fields.first() == Some(&group))?.get(2)?.parse().ok()
 }
 
 impl Drop for Listeners {
@@ -134,4 +159,18 @@ pub(crate) fn attach(router: &Rc<Router>, detached: Detached, address: Address) 
 
 fn serve(router: &Rc<Router>, stream: Stream, address: Address) {
     executor::spawn_detached(frontend::serve(Rc::clone(router), stream, address));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_known_by_name_or_number() {
+        let groups = "root:x:0:\nweb:x:33:ann,bob\nbroken\n";
+        assert_eq!(group_id("web", groups), Some(33));
+        assert_eq!(group_id("1234", groups), Some(1234));
+        assert_eq!(group_id("we", groups), None);
+        assert_eq!(group_id("broken", groups), None);
+    }
 }

@@ -155,18 +155,13 @@ impl Reading<'_> {
             Effect::None { because } => {
                 self.warn(place, key, format!("has no effect: {because}"));
             }
-            Effect::Mapped { show, set } => {
+            Effect::Mapped { set, show: _ } => {
                 if key == "auth_type" && matches!(value, "ldap" | "pam") {
                     let message = format!("authentication by \"{value}\" is not supported");
                     return Err((Some(key.to_owned()), message));
                 }
                 set(&mut self.settings, value)
                     .map_err(|message| (Some(key.to_owned()), message))?;
-                // Who sets a default expects nothing of it.
-                let is_news = show(&self.settings) != show(&Settings::pgbouncer());
-                if options::NOT_YET.contains(&key) && is_news {
-                    self.warn(place, key, "has no effect yet");
-                }
                 self.places.insert(key.to_owned(), place.clone());
             }
         }

@@ -26,6 +26,7 @@ use crate::control::PoolerOptions;
 use crate::cron::Cron;
 use crate::home::{Ask, Home, Limits, Refused, RouteName};
 use crate::limits::MAILBOX_CAPACITY;
+use crate::names::Names;
 use crate::orders::now_micros;
 use crate::parameters::{ParameterSets, Tracked};
 use crate::prepared::Statements;
@@ -114,6 +115,7 @@ pub(crate) struct Router {
     /// By number.
     pub(crate) replications: RefCell<BTreeMap<u64, Rc<replication::Session>>>,
     pub(crate) keys: KeyCache,
+    pub(crate) names: Names,
     /// The account of connections; on core 0 only.
     home: Option<RefCell<Home>>,
     /// Other cores' clients that wait for a server of ours, by route, oldest first.
@@ -174,6 +176,7 @@ impl Router {
             clients: Registry::default(),
             replications: RefCell::default(),
             keys: KeyCache::new(),
+            names: Names::default(),
             home: (core == 0).then(RefCell::default),
             debts: RefCell::default(),
             cron: Cron::default(),

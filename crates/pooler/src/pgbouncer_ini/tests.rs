@@ -152,15 +152,6 @@ fn options_without_effect_are_named_with_their_line() {
 }
 
 #[test]
-fn options_that_nothing_obeys_yet_are_named_unless_they_say_nothing_new() {
-    check_warnings(
-        "[pgbouncer]\nserver_round_robin = 0\ndns_max_ttl = 15\nauth_user =\n\
-         dns_nxdomain_ttl = 1\n",
-        &["pgbouncer.ini:5: dns_nxdomain_ttl: has no effect yet"],
-    );
-}
-
-#[test]
 fn open_doors_are_pointed_out() {
     check_warnings(
         "[pgbouncer]\nlisten_addr = *\nauth_type = trust",

@@ -30,9 +30,6 @@ pub enum Effect {
     None { because: &'static str },
 }
 
-/// Options that are read and shown, but that nothing obeys yet.
-pub const NOT_YET: [&str; 3] = ["dns_max_ttl", "dns_nxdomain_ttl", "unix_socket_group"];
-
 /// The option of that name, if PgBouncer has it.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static PgOption> {
