@@ -28,7 +28,7 @@ fn payload(number: u32, version: u64) -> Vec<u8> {
 fn flushed(round: u64) -> Vec<OwnedEntry> {
     let entry = |number| {
         let version = round * 100 + u64::from(number);
-        let whole = version % 3 == 0;
+        let whole = version.is_multiple_of(3);
         let payload = payload(number, version);
         OwnedEntry { key: key(number), version: Version(version), whole, payload }
     };
