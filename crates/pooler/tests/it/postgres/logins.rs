@@ -1,8 +1,10 @@
 //! Logging in: clients to us, we to Postgres, by every method.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use pooler::settings::{AuthType, Secret, Settings, SslMode, User};
+use runtime::net::Address;
 use runtime::tls::{ClientTls, ClientTlsOptions};
 
 use super::cluster::Cluster;
@@ -116,5 +118,24 @@ fn tls_binds_scram_to_its_certificate() {
         // Without TLS there is no way in.
         let mut session = Session::connect(&setting.address).await;
         assert_eq!(session.log_in("ann", "apple", &[]).await, "E(28000).");
+    });
+}
+
+#[test]
+fn a_unix_socket_belongs_to_the_group_that_is_named() {
+    let cluster = Cluster::start(&[], "");
+    // As root, this is not our own group.
+    let group = std::fs::metadata(cluster.directory()).expect("it is there").gid();
+    let settings = Settings {
+        listen_addr: Vec::new(),
+        listen_port: 6432,
+        unix_socket_dir: cluster.directory().display().to_string(),
+        unix_socket_group: Some(group.to_string()),
+        ..settings()
+    };
+    run_with(cluster, settings, async |setting: &Setting| {
+        let Address::Unix(path) = &setting.address else { panic!("it listens on no TCP") };
+        assert_eq!(std::fs::metadata(path).expect("it is there").gid(), group);
+        assert_eq!(setting.session().await.query("select 1").await, "T(1)Z");
     });
 }

@@ -1,9 +1,4 @@
 //! Programs that replicate, through the pooler.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "real clients, which are processes, wait on a thread of their own"
-)]
 
 use std::process::{Child, Command, Output, Stdio};
 
