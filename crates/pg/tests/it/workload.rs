@@ -289,6 +289,17 @@ SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM kill
 INSERT INTO killed SELECT point(g % 10, g), 7 FROM generate_series(1, 900) g;;
 DELETE FROM killed WHERE p[1]::int % 10 <> 0;;
 VACUUM killed;;
+CREATE TABLE pruned (p point);;
+CREATE INDEX pruned_p ON pruned USING gist (p);;
+INSERT INTO pruned SELECT point(g % 10, g) FROM generate_series(1, 1000) g;;
+DELETE FROM pruned WHERE p[1] > 50;;
+SET enable_seqscan = off; SET enable_bitmapscan = off;
+SELECT count(*) FROM pruned WHERE p <@ box '(0,0),(10000,10000)';;
+INSERT INTO pruned SELECT point(g % 10, g) FROM generate_series(1, 1000) g;;
+DELETE FROM pruned WHERE p[1] > 20;;
+VACUUM pruned;;
+VACUUM pruned;;
+INSERT INTO pruned SELECT point(g % 10, g) FROM generate_series(1, 1000) g;;
 CREATE TABLE ranged (t text) WITH (fillfactor = 10);;
 COPY ranged FROM PROGRAM 'seq 10001 17000';;
 CREATE INDEX ranged_t ON ranged USING brin (t) WITH (pages_per_range = 1);;
