@@ -18,7 +18,7 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
         Question::Status(reply) => drop(reply.send(follower.status())),
         Question::Branches(reply) => {
             let all = branches.map(|branches| branches.all());
-            drop(reply.send(all.map(|all| all.iter().map(|timeline| branch(timeline)).collect())));
+            drop(reply.send(all.map(|all| all.iter().map(branch).collect())));
         }
         Question::CreateBranch { name, from, at, reply } => {
             let made = match branches {

@@ -8,11 +8,14 @@ pub struct Writer(pub Vec<u8>);
 impl Writer {
     /// Seven bits a byte, the low ones first.
     pub fn number(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
+        loop {
+            let [low, ..] = value.to_le_bytes();
             value >>= 7;
+            if value == 0 {
+                return self.0.push(low);
+            }
+            self.0.push(low | 0x80);
         }
-        self.0.push(value as u8);
     }
 
     /// A number that may be missing: 0, or the number plus one.

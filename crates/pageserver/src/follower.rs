@@ -92,7 +92,7 @@ impl Follower {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             let before = self.timeline().map(|timeline| timeline.durable());
-            let error = match self.follow(&mut stream).await {
+            let error = match Box::pin(self.follow(&mut stream)).await {
                 Ok(()) => return self.phase.set(Phase::Stopped),
                 Err(error) => error,
             };
@@ -131,7 +131,8 @@ impl Follower {
         let Some(created) = unless_stopped(&self.stop, creating).await else { return Ok(()) };
         created?;
         if stream.is_none() {
-            let taken = unless_stopped(&self.stop, self.take_backup(&mut connection, cluster));
+            let taken =
+                unless_stopped(&self.stop, Box::pin(self.take_backup(&mut connection, cluster)));
             let Some(taken) = taken.await else { return Ok(()) };
             taken?;
             *stream = self.open().await?;

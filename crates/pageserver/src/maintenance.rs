@@ -1,11 +1,14 @@
-//! What goes on beside the receiving of WAL: writing it to layers when enough has come together, or after a while.
+//! What goes on beside the receiving of WAL: writing it to layers when enough has come together, or after a while, and
+//! merging those layers.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use runtime::clock;
+use storage::store::compaction::CompactionOptions;
 
 use crate::error::Error;
 use crate::settings::Settings;
@@ -43,6 +46,22 @@ async fn maintain(timeline: &Timeline, settings: &Settings) -> Error {
                 return error;
             }
             written_at = clock::now();
+            if let Err(source) = merge(timeline).await {
+                return Error::file("merge layers in", &timeline.layers, source);
+            }
         }
     }
+}
+
+/// Merges layers that cover all keys into layers side by side when there are many: a read has to look into each.
+async fn merge(timeline: &Timeline) -> io::Result<()> {
+    let options = CompactionOptions::default();
+    if timeline.store.stats().level0_layers < options.level0_layers as u64 {
+        return Ok(());
+    }
+    // Images are not made yet: with so many layers of level 0 a step merges those.
+    let no_image = async |_key, _version, _entries| Ok(None);
+    let step = timeline.store.compact(&options, no_image).await?;
+    tracing::debug!(?step, timeline = timeline.name, "layers merged");
+    Ok(())
 }

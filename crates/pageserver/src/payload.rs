@@ -87,7 +87,7 @@ fn encode_image(kind: u8, page: &Page) -> Vec<u8> {
 /// A record that touches the page as `position` says.
 pub fn record(position: Position, record: &RawRecord<'_>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(RECORD_HEAD + record.bytes.len());
-    let major = record.version.major() as u8;
+    let [major, ..] = record.version.major().to_le_bytes();
     bytes.extend_from_slice(&[RECORD, position.effect.number(), position.block_id, major]);
     bytes.extend_from_slice(&position.span().to_le_bytes());
     bytes.extend_from_slice(record.bytes);

@@ -55,16 +55,20 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
     let Some(place) = text.rfind(['+', '-']) else { return Some((text, 0)) };
     let (clock, offset) = text.split_at(place);
     let sign = if offset.starts_with('-') { -1 } else { 1 };
-    let (hours, minutes) = offset[1..].split_once(':').unwrap_or((&offset[1..], "0"));
+    let offset = offset.trim_start_matches(['+', '-']);
+    let (hours, minutes) = offset.split_once(':').unwrap_or((offset, "0"));
     let (hours, minutes) = (digits_of(hours)?, digits_of(minutes)?);
     (hours < 24 && minutes < 60).then_some((clock, sign * (hours * 3600 + minutes * 60)))
 }
 
 /// A fraction of a second in microseconds.
 fn micros(fraction: &str) -> Option<i64> {
-    let six = &fraction[..fraction.len().min(6)];
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let six = fraction.get(..6).unwrap_or(fraction);
     let scale = 10_i64.pow(6 - u32::try_from(six.len()).ok()?);
-    fraction.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits_of(six))?.map(|n| n * scale)
+    digits_of(six).map(|number| number * scale)
 }
 
 fn days_in(year: i64, month: i64) -> i64 {
@@ -116,6 +120,8 @@ mod tests {
             ("2026-01-01T24:00:00Z", None),
             ("before the change", None),
             ("äöüäöüäöü", None),
+            ("2000-01-01T00:00:00.12345ä", None),
+            ("2000-01-01T00:00:00.1234567Z", Some(123_456)),
             ("0/16B3748", None),
         ] {
             assert_eq!(parse(text), micros, "{text}");
