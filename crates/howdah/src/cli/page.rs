@@ -16,7 +16,6 @@ use crate::api::client::Api;
 use crate::error::{Error, Result, While};
 use crate::output;
 
-
 pub(super) fn run(options: &PageOptions, api: &Api) -> Result<()> {
     let service = api.page_service()?;
     let tag = options.rel.fork(options.fork);

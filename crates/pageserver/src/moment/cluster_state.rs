@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use pg::datadir::layout::two_phase_file;
 use pg::datadir::layout;
+use pg::datadir::layout::two_phase_file;
 use pg::datadir::relation::RelNode;
 use pg::datadir::slru::{self, Slru, XidStatus};
 use pg::lsn::Lsn;
