@@ -6,7 +6,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 MAJORS ?= 17
 
-.PHONY: test-suites help up build test bench ci deps majors tidy fmt check-kqueue fuzz
+.PHONY: help up build test bench ci deps majors tidy test-suites fmt check-kqueue fuzz
 
 help:
 	@echo "make up            build, then run Howdah on this machine (DIR=folder of the data, ARGS=more options)"
@@ -32,6 +32,7 @@ test: deps majors
 		cargo test --workspace --quiet --lib --bins --tests; \
 	fi
 	@cargo test --workspace --quiet --doc
+	@cargo xtask suites --short --optional --howdah target/debug/howdah
 
 tidy:
 	@cargo test --quiet --package xtask

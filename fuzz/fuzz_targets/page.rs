@@ -1,8 +1,6 @@
 //! Masks, comparison and checksum of any page: masking is the same whether done once or twice.
 #![no_main]
 
-mod seeds;
-
 use libfuzzer_sys::fuzz_target;
 use pg::datadir::relation::Fork;
 use pg::page::checksum::checksum;
@@ -11,7 +9,7 @@ use pg::page::mask::{MaskOptions, PageKind, compare, mask};
 use pg::page::{PAGE_BYTES, PageBytes, vm};
 use pg::wal::rmgr::Rmgr;
 
-use seeds::{Script, records};
+use howdah_fuzz::seeds::{Script, records};
 
 fuzz_target!(|input: &[u8]| {
     let mut script = Script(input);

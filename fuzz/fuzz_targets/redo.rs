@@ -1,15 +1,13 @@
 //! Real records, damaged, on the pages they were made for, damaged, or on others': an error that tells where, or a page.
 #![no_main]
 
-mod seeds;
-
 use libfuzzer_sys::fuzz_target;
 use pg::page::mask::{MaskOptions, PageKind, compare};
 use pg::page::{PAGE_BYTES, PageBytes};
 use pg::redo::visibility::implied_vm_clears;
 use pg::redo::{Options, redo};
 
-use seeds::{Script, records, with_damaged};
+use howdah_fuzz::seeds::{Script, records, with_damaged};
 
 fuzz_target!(|input: &[u8]| {
     let mut script = Script(input);
@@ -29,9 +27,14 @@ fuzz_target!(|input: &[u8]| {
             match redo(record, block.id, &mut page, options) {
                 Ok(_) => {
                     let kind = PageKind::of_rmgr(record.rmgr());
-                    assert_eq!(compare(Some(&page), &page, kind, block.number, MaskOptions::POSTGRES), None);
+                    assert_eq!(
+                        compare(Some(&page), &page, kind, block.number, MaskOptions::POSTGRES),
+                        None
+                    );
                 }
-                Err(error) => assert!(error.to_string().contains(&record.lsn.to_string()), "{error}"),
+                Err(error) => {
+                    assert!(error.to_string().contains(&record.lsn.to_string()), "{error}")
+                }
             }
         }
     });

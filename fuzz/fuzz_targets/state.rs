@@ -1,13 +1,11 @@
 //! What records do besides changing pages, and values under keys: real records, damaged, on any value.
 #![no_main]
 
-mod seeds;
-
 use libfuzzer_sys::fuzz_target;
 use pg::redo::effects::{Change, Checkpoint, Parameters, effects, prepared_header};
 use pg::state::{Counters, Sizes, Touch, origins_file, origins_of_file, redo, touches};
 
-use seeds::{Script, changes, with_damaged};
+use howdah_fuzz::seeds::{Script, changes, with_damaged};
 
 fuzz_target!(|input: &[u8]| {
     let mut script = Script(input);
@@ -31,7 +29,8 @@ fuzz_target!(|input: &[u8]| {
             }
             for touch in touches(change, &counters) {
                 let Touch::Redo(key) = touch else { continue };
-                let mut value = if script.u8() & 1 == 0 { Vec::new() } else { vec![script.u8(); 8192] };
+                let mut value =
+                    if script.u8() & 1 == 0 { Vec::new() } else { vec![script.u8(); 8192] };
                 script.damage(&mut value);
                 let before = value.clone();
                 match redo(key, &mut value, change) {

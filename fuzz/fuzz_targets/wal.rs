@@ -1,8 +1,6 @@
 //! The WAL as a stream: any bytes, also as pages with right headers, in pieces of any size.
 #![no_main]
 
-mod seeds;
-
 use libfuzzer_sys::fuzz_target;
 use pg::lsn::Lsn;
 use pg::page::PAGE_BYTES;
@@ -10,7 +8,7 @@ use pg::redo::effects::effects;
 use pg::wal::reader::{StreamDecoder, identify_segment};
 use pg::wal::segment::{LONG_HEADER, WalVersion};
 
-use seeds::{Script, changes, records};
+use howdah_fuzz::seeds::{Script, changes, records};
 
 const SEGMENT: u32 = 1 << 20;
 const START: Lsn = Lsn(7 << 20);

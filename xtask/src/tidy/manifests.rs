@@ -29,7 +29,7 @@ const CONFINED: &[(&str, &[&str])] = &[
 ];
 
 /// Packages in Cargo.lock, ours included. Raise it on purpose, with the reason in the commit.
-const PACKAGE_BUDGET: usize = 352;
+const PACKAGE_BUDGET: usize = 353;
 
 #[test]
 fn crates_depend_only_along_the_arrows() {

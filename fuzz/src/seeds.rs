@@ -1,7 +1,6 @@
 //! Records and pages of real servers, which targets damage as their input says: so fuzzing begins deep inside.
 //!
 //! The files are those of the tests of `pg`; how they are made is said there.
-#![allow(dead_code)]
 
 use std::sync::OnceLock;
 
@@ -25,11 +24,11 @@ pub fn records() -> &'static [Seed] {
     static SEEDS: OnceLock<Vec<Seed>> = OnceLock::new();
     SEEDS.get_or_init(|| {
         let files: [(WalVersion, &[u8]); 5] = [
-            (WalVersion::V15, include_bytes!("../../../crates/pg/test_data/15/records.zst")),
-            (WalVersion::V14, include_bytes!("../../../crates/pg/test_data/14/records.zst")),
-            (WalVersion::V16, include_bytes!("../../../crates/pg/test_data/16/records.zst")),
-            (WalVersion::V17, include_bytes!("../../../crates/pg/test_data/17/records.zst")),
-            (WalVersion::V18, include_bytes!("../../../crates/pg/test_data/18/records.zst")),
+            (WalVersion::V15, include_bytes!("../../crates/pg/test_data/15/records.zst")),
+            (WalVersion::V14, include_bytes!("../../crates/pg/test_data/14/records.zst")),
+            (WalVersion::V16, include_bytes!("../../crates/pg/test_data/16/records.zst")),
+            (WalVersion::V17, include_bytes!("../../crates/pg/test_data/17/records.zst")),
+            (WalVersion::V18, include_bytes!("../../crates/pg/test_data/18/records.zst")),
         ];
         files.into_iter().flat_map(|(version, file)| read(version, file, true)).collect()
     })
@@ -40,8 +39,8 @@ pub fn changes() -> &'static [Seed] {
     static SEEDS: OnceLock<Vec<Seed>> = OnceLock::new();
     SEEDS.get_or_init(|| {
         let files: [(WalVersion, &[u8]); 2] = [
-            (WalVersion::V15, include_bytes!("../../../crates/pg/test_data/15/changes.zst")),
-            (WalVersion::V18, include_bytes!("../../../crates/pg/test_data/18/changes.zst")),
+            (WalVersion::V15, include_bytes!("../../crates/pg/test_data/15/changes.zst")),
+            (WalVersion::V18, include_bytes!("../../crates/pg/test_data/18/changes.zst")),
         ];
         files.into_iter().flat_map(|(version, file)| read(version, file, false)).collect()
     })
@@ -55,7 +54,8 @@ fn read(version: WalVersion, file: &[u8], has_pages: bool) -> Vec<Seed> {
         let (lsn, end) = (cursor.lsn().unwrap(), cursor.lsn().unwrap());
         let length = cursor.u32().unwrap() as usize;
         let record = cursor.bytes(length).unwrap().to_vec();
-        let blocks = RawRecord::new(&record, lsn, end, version).unwrap().decode().unwrap().blocks.len();
+        let blocks =
+            RawRecord::new(&record, lsn, end, version).unwrap().decode().unwrap().blocks.len();
         let mut pages = Vec::new();
         for _ in 0..if has_pages { blocks } else { 0 } {
             let known = cursor.bool().unwrap();
@@ -88,7 +88,10 @@ impl Script<'_> {
                 0 => bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= self.u8()),
                 1 => {
                     let value = [self.u8(), self.u8()];
-                    bytes.get_mut(at..at + 2).into_iter().for_each(|place| place.copy_from_slice(&value));
+                    bytes
+                        .get_mut(at..at + 2)
+                        .into_iter()
+                        .for_each(|place| place.copy_from_slice(&value));
                 }
                 2 => bytes.truncate(bytes.len().saturating_sub(at)),
                 _ => {
@@ -102,7 +105,11 @@ impl Script<'_> {
 }
 
 /// Calls with the damaged record if it can still be cut into its parts; its length and checksum are put right.
-pub fn with_damaged(seed: &Seed, script: &mut Script<'_>, call: impl FnOnce(&Record<'_>, &mut Script<'_>)) {
+pub fn with_damaged(
+    seed: &Seed,
+    script: &mut Script<'_>,
+    call: impl FnOnce(&Record<'_>, &mut Script<'_>),
+) {
     let mut bytes = seed.record.clone();
     script.damage(&mut bytes);
     if bytes.len() < 24 {
