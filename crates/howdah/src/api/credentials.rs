@@ -10,6 +10,7 @@ use runtime::fs::blocking;
 use runtime::tls::SslMode;
 
 use crate::error::{Error, Result};
+use crate::output;
 
 /// The name that a command gives itself if nobody gives it one; it matters only where the page service knows users.
 const USER: &str = "howdah";
@@ -37,7 +38,7 @@ impl Credentials {
             .map_err(|error| Error::new(error.to_string()))?;
         let password = match &self.password {
             Some(password) => password.clone(),
-            None => self.password_of_file(service, &user)?,
+            None => self.password_of_file(service, &user),
         };
         Ok(Login {
             server: service.to_owned(),
@@ -49,22 +50,24 @@ impl Credentials {
         })
     }
 
-    /// The first line of the password file that fits; no password if there is no such file.
-    fn password_of_file(&self, service: &str, user: &str) -> Result<Password> {
-        let Some(path) = &self.password_file else { return Ok(Password::default()) };
+    /// The first line of the password file that fits. One that cannot be read holds no password, as for libpq: it may
+    /// be that of the user whose environment this is.
+    fn password_of_file(&self, service: &str, user: &str) -> Password {
+        let Some(path) = &self.password_file else { return Password::default() };
         let text = match blocking::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Password::default());
-            }
             Err(error) => {
-                return Err(Error::new(format!("could not read \"{}\": {error}", path.display())));
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    let path = path.display();
+                    output::note(format!("passing over the password file \"{path}\": {error}"));
+                }
+                return Password::default();
             }
         };
         let (host, port) = service.rsplit_once(':').unwrap_or((service, ""));
         // A physical replication connection is to the database of this name.
         let wanted = [host.trim_matches(['[', ']']), port, "replication", user];
-        Ok(Password(text.lines().find_map(|line| fits(line, &wanted)).unwrap_or_default()))
+        Password(text.lines().find_map(|line| fits(line, &wanted)).unwrap_or_default())
     }
 }
 
