@@ -420,6 +420,8 @@ mod tests {
         assert!(found(&theirs, &ours, MaskOptions::FILES).is_some());
         assert!(found(&ours, &theirs, MaskOptions::POSTGRES).is_some());
         Page::new(&mut theirs).set_lsn(Lsn(9));
+        assert_eq!(found(&ours, &theirs, MaskOptions::FILES), None);
+        Page::new(&mut ours).set_lsn(Lsn(10));
         assert!(found(&ours, &theirs, MaskOptions::FILES).is_some());
     }
 }
