@@ -121,7 +121,7 @@ async fn empty_store(directory: &Path) -> Result<TimelineStore, Error> {
 }
 
 /// Collects rows up to the message of this kind.
-async fn results(connection: &mut Connection, until: u8) -> Result<Vec<Row>, Error> {
+pub(crate) async fn results(connection: &mut Connection, until: u8) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
     loop {
         let message = connection.receive().await?;
@@ -135,7 +135,7 @@ async fn results(connection: &mut Connection, until: u8) -> Result<Vec<Row>, Err
 }
 
 /// The position in the first row: LSN and timeline.
-fn position(rows: &[Row]) -> Result<(Lsn, u32), Error> {
+pub(crate) fn position(rows: &[Row]) -> Result<(Lsn, u32), Error> {
     let parsed = match rows.first().map(Vec::as_slice) {
         Some([Some(lsn), Some(timeline), ..]) => lsn.parse().ok().zip(timeline.parse().ok()),
         _ => None,

@@ -10,9 +10,9 @@ use pg::wire::replication::command::{Command, Options};
 use runtime::fs::{self, File, OpenOptions};
 
 use crate::archive::{Archive, EntryKind, Part};
-use crate::basebackup::Progress;
+use crate::basebackup::{Progress, position, results};
 use crate::client::ClientError;
-use crate::connection::{Connection, Login, Row, add_row, malformed, unexpected};
+use crate::connection::{Connection, Login, malformed, unexpected};
 use crate::error::Error;
 
 /// File bytes gathered before they are written.
@@ -47,7 +47,7 @@ pub async fn restore(
         .flag("WAL")
         .with("MANIFEST", "yes");
     connection.begin(&Command::BaseBackup(options)).await?;
-    let head = rows(&mut connection, kind::COPY_OUT).await?;
+    let head = results(&mut connection, kind::COPY_OUT).await?;
     let (lsn, timeline) = position(&head)?;
     let sizes = head.iter().skip(1).filter_map(|row| row.get(2)?.as_ref()?.parse::<u64>().ok());
     let progress =
@@ -74,7 +74,7 @@ pub async fn restore(
             other => return Err(unexpected(other, "BASE_BACKUP").into()),
         }
     }
-    let _end = rows(&mut connection, kind::READY_FOR_QUERY).await?;
+    let _end = results(&mut connection, kind::READY_FOR_QUERY).await?;
     writer.finish().await
 }
 
@@ -91,28 +91,6 @@ async fn make_empty(target: &Path) -> Result<(), Error> {
         message: format!("directory \"{}\" exists but is not empty", target.display()),
         hint: "name a directory that is empty or does not exist",
     })
-}
-
-/// Collects rows up to the message of this kind.
-async fn rows(connection: &mut Connection, until: u8) -> Result<Vec<Row>, Error> {
-    let mut rows = Vec::new();
-    loop {
-        let message = connection.receive().await?;
-        match message.kind {
-            kind::DATA_ROW => add_row(&mut rows, connection.body(&message))?,
-            kind::ROW_DESCRIPTION | kind::COMMAND_COMPLETE => {}
-            found if found == until => return Ok(rows),
-            other => return Err(unexpected(other, "BASE_BACKUP")),
-        }
-    }
-}
-
-fn position(rows: &[Row]) -> Result<(Lsn, u32), Error> {
-    let parsed = match rows.first().map(Vec::as_slice) {
-        Some([Some(lsn), Some(timeline), ..]) => lsn.parse().ok().zip(timeline.parse().ok()),
-        _ => None,
-    };
-    parsed.ok_or_else(|| Error::protocol("BASE_BACKUP told no position"))
 }
 
 /// Writes the archives' files.
