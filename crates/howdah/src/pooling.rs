@@ -72,6 +72,7 @@ pub fn app(settings: Settings, reread: Reread) -> Result<(App, Handle)> {
     let options = PoolerOptions {
         rules: Arc::new(rules),
         load: Arc::new(load),
+        resolver: None,
         provider: Arc::new(cryptography()),
     };
     let (links, handle) = (Links::new(), Handle::default());

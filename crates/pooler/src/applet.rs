@@ -1,6 +1,7 @@
 //! The pooler as an applet: what starts and stops on each core.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,14 +66,44 @@ impl Pooler {
 
     /// What every core knows of its pools, in the order of the cores. Empty unless it runs.
     pub async fn snapshots(&self) -> Vec<Snapshot> {
-        let router = self.running.borrow().as_ref().map(|running| Rc::clone(&running.router));
-        let Some(router) = router else { return Vec::new() };
-        let answers = crate::orders::ask_all(&router, &Command::Snapshot).await;
+        let answers = self.order(&Command::Snapshot).await;
         let snapshots = answers.into_iter().filter_map(|answer| match answer {
             Answer::Snapshot(snapshot) => Some(*snapshot),
-            Answer::Done | Answer::Unknown => None,
+            _ => None,
         });
         snapshots.collect()
+    }
+
+    /// Targets that clients have asked for, and how many clients each has.
+    pub async fn targets(&self) -> BTreeMap<String, u32> {
+        let mut targets = BTreeMap::new();
+        for answer in self.order(&Command::Targets).await {
+            let Answer::Targets(ours) = answer else { continue };
+            for (name, clients) in ours {
+                *targets.entry(name).or_default() += clients;
+            }
+        }
+        targets
+    }
+
+    /// A target's server has gone: its clients wait for the next one.
+    pub async fn target_lost(&self, target: &str) {
+        self.order(&Command::TargetLost { target: target.to_owned() }).await;
+    }
+
+    /// A target's server is to be stopped: its pools are closed. False if it has clients; then it must go on.
+    pub async fn release_target(&self, target: &str) -> bool {
+        let answers = self.order(&Command::ReleaseTarget { target: target.to_owned() }).await;
+        !answers.iter().any(|answer| matches!(answer, Answer::Busy))
+    }
+
+    /// What all cores answer; nothing unless it runs.
+    async fn order(&self, command: &Command) -> Vec<Answer> {
+        let router = self.running.borrow().as_ref().map(|running| Rc::clone(&running.router));
+        match router {
+            Some(router) => crate::orders::ask_all(&router, command).await,
+            None => Vec::new(),
+        }
     }
 
     fn open(&self, node: &Node) -> Result<(), Error> {

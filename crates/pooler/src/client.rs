@@ -431,6 +431,13 @@ impl Client {
         Ok(())
     }
 
+    /// Tells a client that waits something; between messages, for it has no server.
+    pub(crate) fn notify(&self, text: &str) {
+        let mut out = Vec::new();
+        Report::notice(text.to_owned()).write(&mut out);
+        self.stream.queue(&out);
+    }
+
     pub(crate) fn statement(&self, name: &[u8]) -> Option<Rc<Statement>> {
         self.statements.borrow().as_ref().and_then(|statements| statements.get(name)).cloned()
     }

@@ -48,6 +48,16 @@ pub enum Command {
     Reload {
         rules: Arc<Rules>,
     },
+    /// Which targets have routes, and how many clients.
+    Targets,
+    /// A target's server has gone: its clients wait for the next one.
+    TargetLost {
+        target: String,
+    },
+    /// A target's server is to be stopped, unless it has clients: [`Answer::Busy`] then.
+    ReleaseTarget {
+        target: String,
+    },
     /// Collect what SHOW prints.
     Snapshot,
 }
@@ -59,4 +69,7 @@ pub enum Answer {
     /// The order names a database or client that this core does not have.
     Unknown,
     Snapshot(Box<Snapshot>),
+    /// Targets by name, with their clients.
+    Targets(Vec<(String, u32)>),
+    Busy,
 }

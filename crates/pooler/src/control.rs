@@ -10,6 +10,7 @@ use rustls::crypto::CryptoProvider;
 use crate::command::Command;
 use crate::console::Shutdown;
 use crate::orders;
+use crate::resolver::Resolver;
 use crate::router::Router;
 use crate::rules::Rules;
 use crate::settings::Settings;
@@ -27,6 +28,8 @@ pub struct PoolerOptions {
     pub rules: Arc<Rules>,
     /// Where those of a reload come from.
     pub load: Arc<Load>,
+    /// Knows where targets are; without one an `@` in a name means nothing.
+    pub resolver: Option<Arc<Resolver>>,
     /// The cryptography of TLS.
     pub provider: Arc<CryptoProvider>,
 }

@@ -2,6 +2,7 @@
 //!
 //! All of it is one boxed future with one deadline, which is freed before the session begins.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::route::{Greeting, Route, RouteKey, Welcome};
 use crate::router::{Phase, Router};
 use crate::rules::{ConsoleRight, Rules};
 use crate::settings::{Secret, or_forever};
+use crate::target::Step;
 use runtime::tls::{ALPN_POSTGRESQL, Transport};
 
 /// Who has come in.
@@ -53,11 +55,19 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
         router.links.clients.fetch_add(1, Ordering::Relaxed);
         router.logins.set(router.logins.get() + 1);
         let limit = or_forever(router.rules().settings.client_login_timeout);
-        let login = Box::pin(clock::timeout(limit, arrive(&router, stream, &address)));
-        let arrived = login.await;
+        let waking = Cell::new(false);
+        let mut login = Box::pin(arrive(&router, stream, &address, &waking));
+        let arrived = loop {
+            match clock::timeout(limit, login.as_mut()).await {
+                Ok(arrived) => break arrived,
+                // It waits for us; how long that may take is not its log-in's time.
+                Err(_elapsed) if waking.get() => {}
+                // Too slow: closed without a word, for it may be anybody.
+                Err(_elapsed) => break Arrived::Nobody,
+            }
+        };
         router.logins.set(router.logins.get() - 1);
-        // Too slow: closed without a word, for it may be anybody.
-        arrived.unwrap_or(Arrived::Nobody)
+        arrived
     };
     match arrived {
         Arrived::Client(client) => {
@@ -79,7 +89,12 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
     }
 }
 
-async fn arrive(router: &Rc<Router>, stream: Stream, address: &Address) -> Arrived {
+async fn arrive(
+    router: &Rc<Router>,
+    stream: Stream,
+    address: &Address,
+    waking: &Cell<bool>,
+) -> Arrived {
     let rules = router.rules();
     let mut arrival = Arrival {
         router,
@@ -87,6 +102,8 @@ async fn arrive(router: &Rc<Router>, stream: Stream, address: &Address) -> Arriv
         address,
         handshake: Handshake::default(),
         stream: Some(Transport::Plain(stream)),
+        waking,
+        is_let_in: false,
     };
     match arrival.run().await {
         Ok(Seat::Client(parts)) => {
@@ -165,6 +182,10 @@ struct Arrival<'a> {
     handshake: Handshake,
     /// `None` only while it becomes an encrypted one.
     stream: Option<Transport>,
+    /// Its target is being started.
+    waking: &'a Cell<bool>,
+    /// It has been told that it has proved who it is.
+    is_let_in: bool,
 }
 
 /// What a start-up packet asks for.
@@ -212,7 +233,9 @@ impl Arrival<'_> {
         if self.router.phase.get() != Phase::Running {
             return Err(fatal(SqlState::CANNOT_CONNECT_NOW, "the pooler is shutting down"));
         }
-        if self.router.disabled.borrow().contains(&wanted.database) {
+        let base = self.router.base_of(&self.rules, &wanted.database);
+        let is_disabled = |name: &str| self.router.disabled.borrow().contains(name);
+        if is_disabled(&wanted.database) || is_disabled(base) {
             let message = format!("database \"{}\" is disabled", wanted.database);
             return Err(fatal(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message));
         }
@@ -419,8 +442,8 @@ impl Arrival<'_> {
         };
         // A connection to a database that streams its changes is one to this database, for Postgres too.
         let replication = wanted.replication == Replication::Physical;
-        let attempt =
-            Attempt { origin, database: &wanted.database, user: &wanted.user, replication };
+        let database = self.router.base_of(&rules, &wanted.database);
+        let attempt = Attempt { origin, database, user: &wanted.user, replication };
         let demand = rules.demand(&attempt).map_err(|refusal| {
             fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, refusal.to_string())
         })?;
@@ -428,7 +451,7 @@ impl Arrival<'_> {
         let asks_nothing = demand.method == Method::Reject
             || rules.settings.auth_type == crate::settings::AuthType::Any;
         if !asks_nothing && rules.secret(&wanted.user).is_none() {
-            found = lookup::secret(self.router, &wanted.database, &wanted.user).await?;
+            found = lookup::secret(self.router, database, &wanted.user).await?;
         }
         let exchange = match demand.method {
             Method::Trust => {
@@ -497,6 +520,7 @@ impl Arrival<'_> {
         if route.pool.paused.get() {
             return Err(fatal(SqlState::CANNOT_CONNECT_NOW, "the database is paused"));
         }
+        self.await_target(&route, Tell::Nothing).await?;
         let line = Connection {
             id: self.router.new_id(),
             user: wanted.user,
@@ -521,7 +545,9 @@ impl Arrival<'_> {
     }
 
     async fn make_client(&mut self, route: &Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {
-        await_welcome(route).await?;
+        let began = route.target_round();
+        self.await_target(route, Tell::Notices).await?;
+        await_welcome(route, began).await?;
         let Some(welcome) = route.welcome.borrow().clone() else { return Err(Refused::Silently) };
         let greeting = self.greeting(&welcome, &wanted)?;
         let index =
@@ -530,6 +556,7 @@ impl Arrival<'_> {
             })?;
         let mut cancel_key = [0; CANCEL_KEY_BYTES];
         runtime::random::fill(&mut cancel_key);
+        self.let_in();
         self.stream().queue(&greeting.messages);
         let mut out = Vec::new();
         let long_key = wanted.version.has_long_cancel_keys();
@@ -562,6 +589,44 @@ impl Arrival<'_> {
         })))
     }
 
+    /// Says that the proof was good; before that clients expect nothing but demands and errors.
+    fn let_in(&mut self) {
+        if !self.is_let_in {
+            self.is_let_in = true;
+            let mut out = Vec::new();
+            write::authentication(&mut out, Authentication::Ok);
+            self.stream().queue(&out);
+        }
+    }
+
+    /// Waits until it is known where the target's server is.
+    async fn await_target(&mut self, route: &Rc<Route>, tell: Tell) -> Result<(), Refused> {
+        let logins = &self.router.logins;
+        let mut told = tell == Tell::Nothing;
+        let began = route.target_round();
+        if route.has_address() {
+            return Ok(());
+        }
+        self.waking.set(true);
+        logins.set(logins.get() - 1);
+        let outcome = loop {
+            match route.target_step(began, told).await {
+                Step::Known => break Ok(()),
+                Step::Refused(report) => break Err(Refused::Told(report)),
+                Step::Notice(text) => {
+                    told = true;
+                    self.let_in();
+                    let mut out = Vec::new();
+                    Report::notice(text).write(&mut out);
+                    self.stream().queue(&out);
+                }
+            }
+        };
+        logins.set(logins.get() + 1);
+        self.waking.set(false);
+        outcome
+    }
+
     /// What the client is told of its session. Clients that come one after the other mostly ask for the same.
     fn greeting(&self, welcome: &Welcome, wanted: &Wanted) -> Result<Rc<Greeting>, Refused> {
         // Where the client's address goes into a value, no two are the same.
@@ -572,7 +637,6 @@ impl Arrival<'_> {
         }
         let parameters = self.parameters(welcome, wanted)?;
         let mut messages = Vec::new();
-        write::authentication(&mut messages, Authentication::Ok);
         for (name, value) in &welcome.parameters {
             let own = parameters.get(name);
             write::parameter_status(&mut messages, &**name, own.map_or(&**value, |own| own));
@@ -640,8 +704,15 @@ impl Arrival<'_> {
     }
 }
 
-/// Waits until a server of the route has said what clients are to be told.
-async fn await_welcome(route: &Rc<Route>) -> Result<(), Refused> {
+/// Whether a client can be told why it waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tell {
+    Notices,
+    Nothing,
+}
+
+/// Waits until a server of the route has said what clients are to be told. `began`: see [`Route::target_round`].
+async fn await_welcome(route: &Rc<Route>, began: u64) -> Result<(), Refused> {
     if route.welcome.borrow().is_some() {
         return Ok(());
     }
@@ -654,7 +725,7 @@ async fn await_welcome(route: &Rc<Route>) -> Result<(), Refused> {
         if route.welcome.borrow().is_some() {
             return Poll::Ready(Ok(()));
         }
-        if let Some(report) = route.recent_failure() {
+        if let Some(report) = route.recent_failure().or_else(|| route.target_refusal(began)) {
             return Poll::Ready(Err(Refused::Told(report)));
         }
         route.pool.logins.borrow_mut().push(cx.waker().clone());

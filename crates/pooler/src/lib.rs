@@ -31,12 +31,14 @@ mod registry;
 mod relay;
 mod replication;
 mod reset;
+pub mod resolver;
 mod route;
 mod router;
 pub mod rules;
 mod server;
 pub mod settings;
 pub mod stats;
+mod target;
 mod tls;
 pub mod userlist;
 

@@ -62,6 +62,13 @@ pub(crate) const STARVED_MS: u64 = 10;
 /// Users and databases of which one core remembers how to log in to servers.
 pub(crate) const REMEMBERED_MAX: usize = 16 * 1024;
 
+/// Routes to targets (`shop@feature`) of one core: more are refused, so that nobody fills the memory with names.
+pub(crate) const TARGET_ROUTES_MAX: usize = 1024;
+/// How soon the address of a target is asked for again that let nobody in.
+pub(crate) const TARGET_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long clients are held for a target that is said to run and lets nobody in.
+pub(crate) const TARGET_HELD_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Host names of servers that one core remembers.
 pub(crate) const HOST_NAMES_MAX: usize = 1024;
 /// Addresses of one name that are tried.

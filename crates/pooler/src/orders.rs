@@ -21,6 +21,7 @@ use crate::relay::reply::micros;
 use crate::route::Route;
 use crate::router::{Message, Phase, Router};
 use crate::server::{Server, ServerState};
+use crate::target::Target;
 use crate::tls::TlsConfigs;
 
 /// The console's way to all cores.
@@ -125,6 +126,15 @@ impl Router {
                 Answer::Done
             }
             Command::Snapshot => Answer::Snapshot(Box::new(self.snapshot())),
+            Command::Targets => Answer::Targets(self.targets_in_use()),
+            Command::TargetLost { target } => {
+                self.target_lost(&target);
+                Answer::Done
+            }
+            Command::ReleaseTarget { target } => match self.release_target(&target) {
+                true => Answer::Done,
+                false => Answer::Busy,
+            },
         }
     }
 
@@ -290,6 +300,7 @@ fn pool(route: &Route, clients: &[Rc<Client>]) -> Pool {
     }
     pool.sv_login = u64::from(route.pool.opening.get());
     pool.maxwait_micros = route.waiting_since().map_or(0, |since| micros(clock::now() - since));
+    pool.target = route.target.as_ref().map(Target::line);
     pool.stats = route.stats.counters();
     pool.stats_before = route.stats.counters_before();
     pool

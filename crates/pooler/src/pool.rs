@@ -110,6 +110,7 @@ impl Route {
             return Err(report);
         }
         self.pool.queue.push(client);
+        self.tell_waiter(client);
         self.open_if_needed();
         if let Some(router) = self.router.upgrade() {
             router.expect_of_client(self.config().waiting_limit);
@@ -258,7 +259,14 @@ impl Route {
         } else {
             0
         };
-        let demand = (pool.queue.len() + pool.lookups.len() + first).max(minimum);
+        let waiting = pool.queue.len() + pool.lookups.len() + first;
+        if !self.has_address() {
+            if waiting > 0 && !pool.paused.get() {
+                self.seek();
+            }
+            return;
+        }
+        let demand = waiting.max(minimum);
         while !pool.paused.get() && self.recent_failure().is_none() {
             let coming = (pool.opening.get() + pool.asked.get()) as usize;
             if coming >= demand.min(OPENINGS_MAX) {
@@ -288,6 +296,7 @@ impl Route {
     fn opened(self: &Rc<Route>, server: Server) {
         let server = Rc::new(server);
         self.pool.failure.replace(None);
+        self.target_reached();
         self.pool.servers.borrow_mut().push(Rc::clone(&server));
         self.wake_logins();
         self.put(server);
@@ -316,6 +325,12 @@ impl Route {
             database = &*self.key.database, user = &*self.key.user, error = %report,
             "could not open a server connection"
         );
+        if self.target_failed(&report) {
+            if let Some(router) = self.router.upgrade() {
+                router.server_closed(self);
+            }
+            return;
+        }
         self.pool.failure.replace(Some(Failure { at: clock::now(), report: report.clone() }));
         if let Some(router) = self.router.upgrade() {
             router.server_closed(self);
@@ -413,7 +428,9 @@ impl Route {
         let minimum = self.rule.borrow().min_pool_size as usize;
         let short = self.clients.get() > 0 && pool.total() < minimum;
         let waiting = pool.queue.len() + pool.lookups.len();
-        !pool.paused.get() && (login || short || waiting > pool.opening.get() as usize)
+        !pool.paused.get()
+            && self.has_address()
+            && (login || short || waiting > pool.opening.get() as usize)
     }
 
     /// The oldest waiting client's time in the queue.

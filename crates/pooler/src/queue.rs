@@ -35,6 +35,10 @@ impl Queue {
         self.entries.borrow().front().cloned()
     }
 
+    pub(crate) fn all(&self) -> Vec<Rc<Client>> {
+        self.entries.borrow().iter().cloned().collect()
+    }
+
     /// Takes out a client that waits. Those who give up are mostly the oldest, so it is soon found.
     pub(crate) fn remove(&self, client: &Client) {
         let mut entries = self.entries.borrow_mut();

@@ -17,6 +17,7 @@ use crate::router::Router;
 use crate::rules::{RouteRule, Rules};
 use crate::settings::{PoolMode, enabled};
 use crate::stats::PoolStats;
+use crate::target::Target;
 
 /// What all routes of a core share.
 pub(crate) struct PerCore {
@@ -59,6 +60,8 @@ pub(crate) struct Route {
     config: Cell<Config>,
     pub(crate) rule: RefCell<Rc<RouteRule>>,
     pub(crate) pool: Pool,
+    /// For a name with an `@`.
+    pub(crate) target: Option<Target>,
     /// What a server of this route says of itself at login; known once one has been opened.
     pub(crate) welcome: RefCell<Option<Rc<Welcome>>>,
     pub(crate) stats: PoolStats,
@@ -102,7 +105,7 @@ pub(crate) struct Greeting {
     pub(crate) asked: Vec<(String, String)>,
     /// The parameters of its session.
     pub(crate) parameters: Rc<ParameterSet>,
-    /// AuthenticationOk and the ParameterStatus messages.
+    /// The ParameterStatus messages.
     pub(crate) messages: Vec<u8>,
 }
 
@@ -120,6 +123,7 @@ impl Route {
         router: &Rc<Router>,
         rules: &Arc<Rules>,
         rule: RouteRule,
+        target: Option<Target>,
     ) -> Rc<Route> {
         Rc::new(Route {
             key,
@@ -128,6 +132,7 @@ impl Route {
             config: Cell::new(Config::new(rules, &rule)),
             rule: RefCell::new(Rc::new(rule)),
             pool: Pool::default(),
+            target,
             welcome: RefCell::new(None),
             stats: PoolStats::default(),
             clients: Cell::new(0),

@@ -22,10 +22,11 @@ use crate::auth::KeyCache;
 use crate::cancel::CancelTarget;
 use crate::client::{Client, End};
 use crate::command::{Answer, Command};
+use crate::console::CONSOLE_DATABASES;
 use crate::control::PoolerOptions;
 use crate::cron::Cron;
 use crate::home::{Ask, Home, Limits, Refused, RouteName};
-use crate::limits::MAILBOX_CAPACITY;
+use crate::limits::{MAILBOX_CAPACITY, TARGET_ROUTES_MAX};
 use crate::names::Names;
 use crate::orders::now_micros;
 use crate::parameters::{ParameterSets, Tracked};
@@ -36,6 +37,7 @@ use crate::route::{PerCore, Route, RouteKey};
 use crate::rules::{RouteRule, Rules};
 use crate::server::{Moving, Server};
 use crate::stats::Period;
+use crate::target::Target;
 use crate::tls::TlsConfigs;
 
 /// What cores tell each other.
@@ -226,13 +228,44 @@ impl Router {
             return Ok(Rc::clone(route));
         }
         let rules = self.rules();
-        let rule = rules.route(database, user).ok_or_else(|| {
+        let target = self.target_of(&rules, database);
+        let asked = target.map_or(database, |(base, _target)| base);
+        let is_console = target.is_some() && CONSOLE_DATABASES.contains(&asked);
+        let known = Some(asked).filter(|_| !is_console);
+        let rule = known.and_then(|name| rules.route(name, user)).ok_or_else(|| {
             Report::fatal(
                 SqlState::INVALID_CATALOG_NAME,
-                format!("database \"{database}\" does not exist"),
+                format!("database \"{asked}\" does not exist"),
             )
         })?;
-        Ok(self.route_of(database, rule))
+        match target {
+            Some((base, target)) => self.route_of_target(database, Target::new(base, target), rule),
+            None => Ok(self.route_of(database, rule)),
+        }
+    }
+
+    fn route_of_target(
+        self: &Rc<Router>,
+        database: &str,
+        target: Target,
+        rule: RouteRule,
+    ) -> Result<Rc<Route>, Report> {
+        let key = RouteKey { database: database.into(), user: rule.server_user.as_str().into() };
+        if let Some(route) = self.routes.borrow().get(&key) {
+            return Ok(Rc::clone(route));
+        }
+        let rules = self.rules();
+        let rule = target
+            .rule(&rules, &rule.server_user)
+            .filter(|_| self.target_routes() < TARGET_ROUTES_MAX);
+        let rule = rule.ok_or_else(|| {
+            Report::fatal(
+                SqlState::TOO_MANY_CONNECTIONS,
+                "too many branches and moments are in use",
+            )
+            .with_detail(format!("The pooler leads to at most {TARGET_ROUTES_MAX} at once."))
+        })?;
+        Ok(self.new_route(key, rule, Some(target)))
     }
 
     /// The route of a database and the rule's server user.
@@ -241,8 +274,17 @@ impl Router {
         if let Some(route) = self.routes.borrow().get(&key) {
             return Rc::clone(route);
         }
-        let route = Route::new(key.clone(), self, &self.rules(), rule);
-        route.pool.paused.set(self.is_paused(database));
+        self.new_route(key, rule, None)
+    }
+
+    fn new_route(
+        self: &Rc<Router>,
+        key: RouteKey,
+        rule: RouteRule,
+        target: Option<Target>,
+    ) -> Rc<Route> {
+        let route = Route::new(key.clone(), self, &self.rules(), rule, target);
+        route.pool.paused.set(self.is_paused(&key.database));
         self.routes.borrow_mut().insert(key, Rc::clone(&route));
         route
     }
@@ -554,8 +596,12 @@ impl Router {
         self.keys.clear();
         self.per_core.tracked.replace(Tracked::new(&rules.settings));
         for route in self.routes() {
-            let (database, user) = (&*route.key.database, &*route.key.user);
-            match rules.pool(database, user) {
+            let user = &*route.key.user;
+            let (database, rule) = match &route.target {
+                Some(target) => (target.base.as_str(), target.rule(&rules, user)),
+                None => (&*route.key.database, rules.pool(&route.key.database, user)),
+            };
+            match rule {
                 Some(rule) => route.configure(&rules, rule),
                 // Its clients may stay; new ones find it no longer.
                 None => self.forget_route(&route.key),

@@ -480,6 +480,18 @@ pub enum ServerAddress {
 }
 
 impl ServerAddress {
+    /// As settings name it: a socket by its folder.
+    pub(crate) fn host_and_port(&self) -> (String, u16) {
+        match self {
+            Self::Tcp { host, port } => (host.clone(), *port),
+            Self::Unix(path) => {
+                let port = path.extension().and_then(|port| port.to_str()?.parse().ok());
+                let folder = path.parent().unwrap_or(path).display().to_string();
+                (folder, port.unwrap_or_default())
+            }
+        }
+    }
+
     fn unix(directory: &str, port: u16) -> Self {
         Self::Unix(listen::socket_path(directory, port))
     }

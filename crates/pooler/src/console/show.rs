@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::CONSOLE_DATABASES;
 use super::columns::{HELP_ROWS, TOTALS_ROWS};
-use super::snapshot::{Connection, Pool, Replication, Snapshot, State};
+use super::snapshot::{Connection, Pool, Replication, Snapshot, State, Target};
 use super::statement::Show;
 use super::table::{Row, Value};
 use crate::rules::Rules;
 use crate::settings::options::{Effect, OPTIONS};
-use crate::settings::{Database, FALLBACK_DATABASE, LoadBalanceHosts, PoolMode, Settings};
+use crate::settings::{Database, FALLBACK_DATABASE, Host, LoadBalanceHosts, PoolMode, Settings};
 use crate::stats::Counters;
 
 /// The name under which the console itself is listed, as tools expect it.
@@ -93,13 +93,25 @@ impl View<'_> {
             .into_iter()
             .filter(|&name| name != FALLBACK_DATABASE && !is_console(name))
             .filter_map(|name| {
-                let entry = settings.database(name)?;
                 let pools = pools.get(name).map_or(&[][..], Vec::as_slice);
-                Some(self.database(name, entry, pools))
+                match pools.iter().find_map(|pool| pool.target.as_ref()) {
+                    Some(target) => self.target(name, target, pools),
+                    None => Some(self.database(name, settings.database(name)?, pools)),
+                }
             })
             .collect();
         rows.push(self.console_database());
         rows
+    }
+
+    /// A branch or moment of a database: as the database, but where it is.
+    fn target(&self, name: &str, target: &Target, pools: &[Pool]) -> Option<Row> {
+        let mut entry = self.rules.settings.database(&target.base)?.clone();
+        let (host, port) = target.server.clone().unzip();
+        entry.host = host.iter().map(|host| Host::new(host)).collect();
+        entry.port = port.unwrap_or_default();
+        entry.dbname.get_or_insert_with(|| target.base.clone());
+        Some(self.database(name, &entry, pools))
     }
 
     fn database(&self, name: &str, entry: &Database, pools: &[Pool]) -> Row {

@@ -67,6 +67,8 @@ pub struct Pool {
     pub sv_login: u64,
     /// How long the first waiting client has waited, µs.
     pub maxwait_micros: u64,
+    /// For `shop@feature`: where that is.
+    pub target: Option<Target>,
     pub stats: Counters,
     /// [`crate::stats::PoolStats::counters_before`].
     pub stats_before: Counters,
@@ -92,6 +94,7 @@ impl Pool {
             sv_tested: 0,
             sv_login: 0,
             maxwait_micros: 0,
+            target: None,
             stats: Counters::default(),
             stats_before: Counters::default(),
         }
@@ -108,6 +111,15 @@ impl Pool {
             + self.sv_tested
             + self.sv_login
     }
+}
+
+/// What a pool whose name has an `@` leads to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The database whose settings it has.
+    pub base: String,
+    /// Folder or host, and port, while a server runs.
+    pub server: Option<(String, u16)>,
 }
 
 /// One line of SHOW CLIENTS or SHOW SERVERS.

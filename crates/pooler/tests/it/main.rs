@@ -4,4 +4,5 @@ mod bad_input;
 mod console;
 mod postgres;
 mod settings;
+mod targets;
 mod world;

@@ -72,6 +72,7 @@ fn run_in(cluster: Cluster, mut settings: Settings, test: impl AsyncFnOnce(&Sett
         let pooler = Pooler::alone(PoolerOptions {
             rules: Arc::new(rules),
             load,
+            resolver: None,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         });
         let node = Node { index: 0, nodes: 1, cpu: None, control: Control::new() };

@@ -15,12 +15,14 @@ use pg::wire::backend::{Authentication, Field, TransactionStatus, write};
 use pg::wire::error::{ErrorFields, Report};
 use pg::wire::{frontend, startup};
 use pg::{oid::Oid, sqlstate::SqlState};
+use pooler::resolver::{Place, Resolve, Resolver};
 use pooler::rules::Rules;
 use pooler::settings::file::SettingsError;
-use pooler::settings::{AuthType, Database, Host, Settings, User};
+use pooler::settings::{AuthType, Database, Host, ServerAddress, Settings, User};
 use pooler::{Load, Pooler, PoolerOptions};
 use runtime::app::{Applet, Node, Stop};
 use runtime::buffer::Chunk;
+use runtime::mailbox::Receiver;
 use runtime::net::{Address, ListenOptions, Listener, Stream};
 use runtime::nodepool::Control;
 use runtime::{clock, executor, io};
@@ -34,6 +36,7 @@ pub(crate) const REAL: &str = "real";
 pub(crate) struct World {
     pub(crate) address: Address,
     pub(crate) server: Rc<FakeServer>,
+    pub(crate) pooler: Pooler,
 }
 
 /// Settings for a pooler in front of a [`FakeServer`]: user `ann` without a password.
@@ -59,8 +62,31 @@ pub(crate) type Loaded = Result<Rules, Vec<SettingsError>>;
 /// The same, with what RELOAD and SET do: it gets the new version, the settings at the start and,
 /// from SET, the changed ones.
 pub(crate) fn run_with(
+    settings: Settings,
+    on_reload: impl Fn(u64, Settings, Option<Settings>) -> Loaded + Send + Sync + 'static,
+    test: impl AsyncFnOnce(&World),
+) {
+    run_whole(settings, on_reload, None, test);
+}
+
+/// The same in a world where names with an `@` mean something: the test answers where targets are.
+pub(crate) fn run_with_targets(
+    settings: Settings,
+    test: impl AsyncFnOnce(&World, &mut Receiver<Resolve>),
+) {
+    let (sender, mut questions) = runtime::mailbox::channel(64);
+    let resolver: Arc<Resolver> = Arc::new(move |question| {
+        sender.try_send(question).expect("the test has not ended");
+    });
+    let reload =
+        |version, first, changed: Option<Settings>| load(version, changed.unwrap_or(first));
+    run_whole(settings, reload, Some(resolver), async |world| test(world, &mut questions).await);
+}
+
+fn run_whole(
     mut settings: Settings,
     on_reload: impl Fn(u64, Settings, Option<Settings>) -> Loaded + Send + Sync + 'static,
+    resolver: Option<Arc<Resolver>>,
     test: impl AsyncFnOnce(&World),
 ) {
     let whole = async {
@@ -72,15 +98,16 @@ pub(crate) fn run_with(
         let pooler = Pooler::alone(PoolerOptions {
             rules: Arc::new(load(1, settings).expect("good rules")),
             load: on_reload,
+            resolver,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         });
         let node = Node { index: 0, nodes: 1, cpu: None, control: Control::new() };
         pooler.start(&node).await.expect("the pooler starts");
         let address = pooler.addresses().first().expect("it listens").clone();
-        let world = World { address, server };
+        let world = World { address, server, pooler };
         test(&world).await;
         world.check_that_all_is_well().await;
-        pooler.stop(Stop::Now).await;
+        world.pooler.stop(Stop::Now).await;
         world
             .until("every server connection is closed", async || world.server.open.get() == 0)
             .await;
@@ -335,6 +362,8 @@ pub(crate) struct FakeServer {
     pub(crate) queries: RefCell<Vec<String>>,
     /// Cancel requests that have arrived.
     pub(crate) cancels: Cell<u32>,
+    /// Start-up packets that have arrived, with a comma between their texts.
+    pub(crate) logins: RefCell<Vec<String>>,
 }
 
 /// How often a query that hangs looks whether it is canceled.
@@ -349,6 +378,7 @@ impl FakeServer {
             open: Cell::new(0),
             queries: RefCell::default(),
             cancels: Cell::new(0),
+            logins: RefCell::default(),
         });
         let accepting = Rc::clone(&server);
         executor::spawn_detached(async move {
@@ -363,6 +393,13 @@ impl FakeServer {
             }
         });
         server
+    }
+
+    /// The same as the answer to where a target is.
+    pub(crate) fn place(&self) -> Place {
+        let Address::Tcp(address) = &self.address else { panic!("it listens on TCP") };
+        let server = ServerAddress::Tcp { host: address.ip().to_string(), port: address.port() };
+        Place { server, parameters: Vec::new() }
     }
 
     /// A database entry that leads here.
@@ -388,6 +425,8 @@ impl FakeServer {
             self.cancels.set(self.cancels.get() + 1);
             return None;
         }
+        let login = String::from_utf8_lossy(&packet[4..]).replace('\0', ",");
+        self.logins.borrow_mut().push(login);
         self.welcome(stream, &String::from_utf8_lossy(&packet)).await?;
         loop {
             let (kind, body) = input.message().await?;

@@ -103,6 +103,7 @@ fn check(servers: u32) {
     let options = PoolerOptions {
         rules: Arc::new(Rules::load(1, settings, &files).expect("good rules")),
         load,
+        resolver: None,
         provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
     };
     let address = Address::Unix(cluster.directory().join(".s.PGSQL.6432"));

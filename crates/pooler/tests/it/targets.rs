@@ -1,0 +1,250 @@
+//! Names with an `@`: who waits for what, what is told, and what happens when a target's server goes.
+
+use std::time::Duration;
+
+use pg::sqlstate::SqlState;
+use pg::wire::error::{ErrorFields, Report};
+use pooler::resolver::{Place, Resolve};
+use pooler::settings::{AuthType, Database, Secret, ServerAddress, User};
+use runtime::clock;
+use runtime::mailbox::Receiver;
+
+use crate::world::{Client, World, run, run_with_targets, settings};
+
+async fn question(questions: &mut Receiver<Resolve>, target: &str) -> Resolve {
+    let question = questions.recv().await.expect("the pooler runs");
+    assert_eq!(question.target, target);
+    question
+}
+
+/// Asks, and is answered.
+async fn check(client: &mut Client, sql: &str) {
+    client.query(sql).await;
+    assert_eq!(client.answers().await, [&format!("row {sql}"), "SELECT 1", "ready I"]);
+}
+
+/// The text of the notice that comes next.
+async fn notice(client: &mut Client) -> String {
+    let (kind, body) = client.message().await.expect("it is connected");
+    assert_eq!(char::from(kind), 'N');
+    String::from_utf8_lossy(ErrorFields::read(&body).expect("a whole notice").message).into_owned()
+}
+
+/// A client that asks for the database and has not been answered.
+async fn begin(world: &World, database: &str) -> Client {
+    let mut client = world.connect().await;
+    client.start("ann", database).await;
+    client
+}
+
+/// Nobody has asked anything.
+async fn nothing_asked(questions: &mut Receiver<Resolve>) {
+    clock::sleep(Duration::from_millis(20)).await;
+    assert!(questions.try_recv().is_none());
+}
+
+#[test]
+fn a_log_in_waits_for_the_address_and_is_told_so() {
+    run_with_targets(settings(), async |world, questions| {
+        let mut client = begin(world, "shop@feature").await;
+        let asked = question(questions, "feature").await;
+        assert!(!asked.is_unreachable);
+        asked.notice.send("starting".to_owned()).expect("it is heard");
+        let (kind, body) = client.message().await.expect("it is connected");
+        assert_eq!(
+            (char::from(kind), &*body),
+            ('R', &[0, 0, 0, 0][..]),
+            "libpq takes no notice before"
+        );
+        assert_eq!(notice(&mut client).await, "starting");
+        let mut place = world.server.place();
+        place.parameters = vec![("default_transaction_read_only", "on".to_owned())];
+        asked.reply.send(Ok(place)).expect("it waits");
+        assert_eq!(client.answers().await, ["ready I"]);
+        check(&mut client, "hello").await;
+        let login = world.server.logins.borrow().last().cloned().expect("one has logged in");
+        assert!(login.contains("database,shop,"), "{login}");
+        assert!(login.contains("default_transaction_read_only,on,"), "{login}");
+    });
+}
+
+#[test]
+fn one_question_serves_all_who_ask() {
+    run_with_targets(settings(), async |world, questions| {
+        let mut clients = Vec::new();
+        for _client in 0..3 {
+            clients.push(begin(world, "shop@feature").await);
+        }
+        let asked = question(questions, "feature").await;
+        nothing_asked(questions).await;
+        asked.reply.send(Ok(world.server.place())).expect("they wait");
+        for client in &mut clients {
+            assert_eq!(client.answers().await, ["ready I"]);
+        }
+        let mut later = world.log_in("shop@feature").await;
+        check(&mut later, "later").await;
+        nothing_asked(questions).await;
+        let targets = world.pooler.targets().await;
+        assert_eq!(targets.into_iter().collect::<Vec<_>>(), [("feature".to_owned(), 4)]);
+    });
+}
+
+#[test]
+fn a_refusal_is_told_and_not_remembered() {
+    run_with_targets(settings(), async |world, questions| {
+        for attempt in ["first", "second"] {
+            let mut client = begin(world, "shop@nosuch").await;
+            let asked = question(questions, "nosuch").await;
+            let refusal = Report::fatal(SqlState::INVALID_CATALOG_NAME, attempt)
+                .with_detail("why")
+                .with_hint("what to do");
+            asked.reply.send(Err(refusal)).expect("it waits");
+            assert_eq!(client.answers().await, [&format!("FATAL 3D000 {attempt}"), "closed"]);
+        }
+        let mut client = begin(world, "shop@nosuch").await;
+        drop(question(questions, "nosuch").await);
+        let said = client.answers().await;
+        assert_eq!(said, ["FATAL 57P03 nothing starts computes at the moment", "closed"]);
+    });
+}
+
+#[test]
+fn a_configured_database_of_that_name_comes_first() {
+    let mut settings = settings();
+    settings.databases.insert("shop@feature".to_owned(), Database::default());
+    run_with_targets(settings, async |world, questions| {
+        drop(begin(world, "shop@feature").await);
+        nothing_asked(questions).await;
+        let mut client = begin(world, "howdah@feature").await;
+        assert_eq!(
+            client.answers().await,
+            ["FATAL 3D000 database \"howdah\" does not exist", "closed"]
+        );
+        nothing_asked(questions).await;
+    });
+    // And where nobody knows of targets, it is a name like others.
+    run(crate::world::settings(), async |world| {
+        let mut client = world.log_in("shop@feature").await;
+        check(&mut client, "hello").await;
+        let login = world.server.logins.borrow().last().cloned().expect("one has logged in");
+        assert!(login.contains("database,shop@feature,"), "{login}");
+    });
+}
+
+#[test]
+fn clients_are_let_in_by_the_rules_of_the_database_and_before_anything_is_asked() {
+    let mut settings = settings();
+    settings.auth_type = AuthType::ScramSha256;
+    let user = User { password: Some(Secret::new("apple")), ..User::default() };
+    settings.users.insert("ann".to_owned(), user);
+    run_with_targets(settings, async |world, questions| {
+        let mut client = begin(world, "shop@feature").await;
+        let refused = client.log_in_with("ann", "pear").await;
+        assert!(refused[0].starts_with("FATAL 28P01"), "{refused:?}");
+        nothing_asked(questions).await;
+    });
+}
+
+#[test]
+fn clients_are_held_while_a_dead_server_is_replaced() {
+    run_with_targets(settings(), async |world, questions| {
+        let mut idle = begin(world, "shop@feature").await;
+        question(questions, "feature")
+            .await
+            .reply
+            .send(Ok(world.server.place()))
+            .expect("it waits");
+        assert_eq!(idle.answers().await, ["ready I"]);
+        check(&mut idle, "before").await;
+        let mut inside = world.log_in("shop@feature").await;
+        inside.query("begin").await;
+        assert_eq!(inside.answers().await, ["BEGIN", "ready T"]);
+
+        world.pooler.target_lost("feature").await;
+        inside.query("die").await;
+        let said = inside.answers().await;
+        assert_eq!(said, ["FATAL 08006 server closed the connection unexpectedly", "closed"]);
+        nothing_asked(questions).await;
+        idle.query("after").await;
+        let asked = question(questions, "feature").await;
+        asked.notice.send("replacing".to_owned()).expect("it is heard");
+        assert_eq!(notice(&mut idle).await, "replacing");
+        let mut late = begin(world, "shop@feature").await;
+        asked.reply.send(Ok(world.server.place())).expect("it waits");
+        assert_eq!(idle.answers().await, ["row after", "SELECT 1", "ready I"]);
+        let said = late.answers().await;
+        assert_eq!(said.last().map(String::as_str), Some("ready I"));
+    });
+}
+
+#[test]
+fn a_server_that_lets_nobody_in_is_asked_for_again() {
+    run_with_targets(settings(), async |world, questions| {
+        let mut client = begin(world, "shop@feature").await;
+        let nowhere = ServerAddress::Unix("/nowhere/.s.PGSQL.1".into());
+        let place = Place { server: nowhere, parameters: Vec::new() };
+        question(questions, "feature").await.reply.send(Ok(place)).expect("it waits");
+        let again = question(questions, "feature").await;
+        assert!(again.is_unreachable);
+        again.reply.send(Ok(world.server.place())).expect("it waits");
+        assert_eq!(client.answers().await, ["ready I"]);
+        world.pooler.target_lost("feature").await;
+        client.query("lost").await;
+        let refusal = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "full");
+        question(questions, "feature").await.reply.send(Err(refusal)).expect("it waits");
+        assert_eq!(client.answers().await, ["FATAL 53300 full", "closed"]);
+    });
+}
+
+#[test]
+fn a_target_is_released_only_without_clients() {
+    run_with_targets(settings(), async |world, questions| {
+        let mut client = begin(world, "shop@feature").await;
+        question(questions, "feature")
+            .await
+            .reply
+            .send(Ok(world.server.place()))
+            .expect("it waits");
+        assert_eq!(client.answers().await, ["ready I"]);
+        check(&mut client, "hello").await;
+        assert!(!world.pooler.release_target("feature").await, "it has a client");
+        check(&mut client, "it goes on").await;
+        drop(client);
+        world
+            .until("the client is gone", async || {
+                world.pooler.targets().await.values().all(|clients| *clients == 0)
+            })
+            .await;
+        assert!(world.pooler.release_target("feature").await);
+        world.until("its servers are closed", async || world.server.open.get() == 0).await;
+        assert!(world.pools().await.iter().all(|pool| pool.database != "shop@feature"));
+        let mut again = begin(world, "shop@feature").await;
+        question(questions, "feature")
+            .await
+            .reply
+            .send(Ok(world.server.place()))
+            .expect("it waits");
+        assert_eq!(again.answers().await, ["ready I"]);
+    });
+}
+
+#[test]
+fn the_console_shows_targets() {
+    run_with_targets(settings(), async |world, questions| {
+        let mut client = begin(world, "shop@feature").await;
+        question(questions, "feature")
+            .await
+            .reply
+            .send(Ok(world.server.place()))
+            .expect("it waits");
+        assert_eq!(client.answers().await, ["ready I"]);
+        let rows = world.console("SHOW DATABASES").await;
+        let row = rows.iter().find(|row| row.starts_with("row shop@feature|"));
+        let Place { server: ServerAddress::Tcp { host, port }, .. } = world.server.place() else {
+            panic!("it listens on TCP")
+        };
+        let begins = format!("row shop@feature|{host}|{port}|shop|");
+        assert!(row.is_some_and(|row| row.starts_with(&begins)), "{rows:?}");
+        assert!(world.pools().await.iter().any(|pool| pool.database == "shop@feature"));
+    });
+}
