@@ -36,12 +36,15 @@ fn a_branch_is_as_its_moment_was_and_stays_so() {
     let then = service.contents("main", moment).expect("main can be read");
     assert!(then.len() > 500, "{} relations", then.len());
     assert!(service.contents("early", Lsn::MAX).expect("the branch can be read") == then);
-    let now = service.contents("main", Lsn::MAX).expect("main can be read");
+    let latest = current_lsn(&cluster);
+    service.wait_lsn(latest);
+    let now = service.contents("main", latest).expect("main can be read");
     assert!(now != then);
 
     service.branch("named", "main", "the moment").expect("the restore point is known");
     service.branch("twig", "early", "").expect("a branch can have branches");
-    service.branch("late", "main", "").expect("the latest moment will do");
+    service.branch("late", "main", &latest.to_string()).expect("the latest moment will do");
+    service.branch("latest", "main", "").expect("it need not be said");
     assert!(service.contents("twig", moment).expect("the twig can be read") == then);
     cluster.pgbench(&["-c", "2", "-t", "100"]);
     service.wait_lsn(current_lsn(&cluster));
