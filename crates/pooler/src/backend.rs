@@ -11,6 +11,7 @@ use runtime::clock;
 use runtime::net::{Address, Keepalive, Stream};
 
 use crate::auth::{Known, ServerAuth};
+use crate::cancel::Backend;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::limits::SERVER_PARAMETERS_MAX;
 use crate::reset;
@@ -75,7 +76,7 @@ async fn try_open(router: &Rc<Router>, route: &Rc<Route>) -> Result<Server, Repo
 /// A walsender that has logged in.
 pub(crate) struct Walsender {
     pub(crate) stream: Transport,
-    pub(crate) process_id: u32,
+    pub(crate) backend: Backend,
     pub(crate) parameters: Vec<(Rc<str>, Rc<str>)>,
 }
 
@@ -89,8 +90,22 @@ pub(crate) async fn open_replication(
     let limit = or_forever(router.rules().settings.server_connect_timeout);
     let opened = clock::timeout(limit, Box::pin(log_in(router, route, &rule, parameters))).await;
     let opened = opened.unwrap_or_else(|_elapsed| Err(unreachable("server_connect_timeout")));
-    let (_host, stream, login) = opened?;
-    Ok(Walsender { stream, process_id: login.process_id, parameters: login.parameters })
+    let (host, stream, login) = opened?;
+    let backend = Backend {
+        address: cancel_address(&rule, host, &stream),
+        process_id: login.process_id,
+        key: login.cancel_key,
+    };
+    Ok(Walsender { stream, backend, parameters: login.parameters })
+}
+
+/// Where cancel requests for a session go: to the same server, whatever a name stands for by now.
+/// `None` if the connection is broken.
+pub(crate) fn cancel_address(rule: &RouteRule, host: usize, stream: &Transport) -> Option<Address> {
+    match rule.servers.get(host) {
+        Some(ServerAddress::Unix(path)) => Some(Address::Unix(path.clone())),
+        _ => stream.stream().peer_address().ok(),
+    }
 }
 
 async fn log_in<'a>(

@@ -16,6 +16,7 @@ use runtime::clock::{self, Instant};
 use runtime::tls::Transport;
 
 use crate::applet::shutting_down;
+use crate::census::Place;
 use crate::limits::{
     CANCEL_KEY_BYTES, CLIENT_SEND_BYTES_HIGH, CLIENT_SEND_BYTES_LOW, HELD_BYTES_MAX,
     HELD_CHUNKS_MAX, SERVER_SEND_BYTES_LOW, TURN_PIECES_MAX,
@@ -60,6 +61,7 @@ pub(crate) struct Client {
     waker: Cell<Option<Waker>>,
     /// Somebody else decided that the session ends.
     ending: Cell<Option<Box<End>>>,
+    _place: Place,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +154,7 @@ pub(crate) struct Parts {
     pub(crate) route: Rc<Route>,
     pub(crate) user: Rc<str>,
     pub(crate) parameters: Rc<ParameterSet>,
+    pub(crate) place: Place,
 }
 
 impl Client {
@@ -179,6 +182,7 @@ impl Client {
             input: RefCell::default(),
             waker: Cell::new(None),
             ending: Cell::new(None),
+            _place: parts.place,
         })
     }
 

@@ -23,6 +23,7 @@ use runtime::net::{Address, Stream};
 
 use crate::auth::{self, ClientAuth, Exchange, KeyCache, Known};
 use crate::cancel::{self, CancelTarget};
+use crate::census::{Full, Place, Whose};
 use crate::client::{Client, Parts};
 use crate::console::snapshot::Connection;
 use crate::console::{CONSOLE_DATABASES, Console, Flow, WELCOME_PARAMETERS};
@@ -242,15 +243,17 @@ impl Arrival<'_> {
         // Unknown databases are refused after the proof, lest anybody can try names; and nothing is
         // kept of who has proved nothing.
         let proven = self.prove(&wanted).await?;
+        self.router.route(&wanted.database, &wanted.user)?;
+        let place = self.take_place(&wanted).await?;
+        // Again, for it may have been forgotten meanwhile.
         let route = self.router.route(&wanted.database, &wanted.user)?;
         if *route.key.user == *wanted.user {
             proven.remember(&self.router.keys, &route.key);
         }
-        self.check_route_limits(&route)?;
         if wanted.replication != Replication::None {
-            return self.replicate(route, wanted).await;
+            return self.replicate(route, wanted, place).await;
         }
-        self.welcome(route, wanted).await
+        self.welcome(route, wanted, place).await
     }
 
     /// Reads packets up to the one that says what the connection is for; `None` if it was only for
@@ -408,29 +411,17 @@ impl Arrival<'_> {
         Ok(())
     }
 
-    fn check_route_limits(&self, route: &Route) -> Result<(), Refused> {
-        let rule = route.rule();
-        if rule.max_db_client_connections.is_none() && rule.max_user_client_connections.is_none() {
-            return Ok(());
-        }
-        let routes = self.router.routes();
-        let count = |same: &dyn Fn(&Route) -> bool| -> u32 {
-            routes.iter().filter(|other| same(other)).map(|other| other.clients.get()).sum()
-        };
-        let database = count(&|other| other.key.database == route.key.database);
-        let user = count(&|other| other.key.user == route.key.user);
-        for (limit, count, name) in [
-            (rule.max_db_client_connections, database, "max_db_client_connections"),
-            (rule.max_user_client_connections, user, "max_user_client_connections"),
-        ] {
-            if limit.is_some_and(|limit| count >= limit) {
-                return Err(fatal(
-                    SqlState::TOO_MANY_CONNECTIONS,
-                    format!("client connections exceeded ({name})"),
-                ));
-            }
-        }
-        Ok(())
+    /// A place among the clients of the database and of the user.
+    async fn take_place(&self, wanted: &Wanted) -> Result<Place, Refused> {
+        let (database, user) = (wanted.database.clone(), wanted.user.clone());
+        let database = self.router.counter(Whose::Database(database)).await;
+        let user = self.router.counter(Whose::User(user)).await;
+        let (Some(database), Some(user)) = (database, user) else { return Err(Refused::Silently) };
+        let base = self.router.base_of(&self.rules, &wanted.database);
+        let limits = self.rules.client_limits(base, &wanted.user);
+        Place::take(database, user, limits).map_err(|Full(name)| {
+            fatal(SqlState::TOO_MANY_CONNECTIONS, format!("client connections exceeded ({name})"))
+        })
     }
 
     /// Has the client prove who it is.
@@ -505,10 +496,15 @@ impl Arrival<'_> {
     }
 
     /// Tells the client that it is in, and makes a session of it.
-    async fn welcome(&mut self, route: Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {
+    async fn welcome(
+        &mut self,
+        route: Rc<Route>,
+        wanted: Wanted,
+        place: Place,
+    ) -> Result<Seat, Refused> {
         // Counted from here, so that its pool knows of it while it waits for the first server.
         route.clients.set(route.clients.get() + 1);
-        let seat = self.make_client(&route, wanted).await;
+        let seat = self.make_client(&route, wanted, place).await;
         if seat.is_err() {
             route.clients.set(route.clients.get() - 1);
         }
@@ -516,7 +512,12 @@ impl Arrival<'_> {
     }
 
     /// A connection that is passed through to a server of its own.
-    async fn replicate(&mut self, route: Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {
+    async fn replicate(
+        &mut self,
+        route: Rc<Route>,
+        wanted: Wanted,
+        place: Place,
+    ) -> Result<Seat, Refused> {
         if route.pool.paused.get() {
             return Err(fatal(SqlState::CANNOT_CONNECT_NOW, "the database is paused"));
         }
@@ -529,22 +530,26 @@ impl Arrival<'_> {
             ..Connection::default()
         };
         let client = self.stream();
-        let session = replication::open(
-            self.router,
-            route,
-            client,
-            wanted.replication,
-            wanted.parameters,
+        let asked = replication::Asked {
+            kind: wanted.replication,
+            parameters: wanted.parameters,
+            long_key: wanted.version.has_long_cancel_keys(),
             line,
-        )
-        .await?;
+            place,
+        };
+        let session = replication::open(self.router, route, client, asked).await?;
         if let Some(rest) = std::mem::take(&mut self.handshake).into_rest() {
             self.stream().unrecv(rest);
         }
         Ok(Seat::Replication(session))
     }
 
-    async fn make_client(&mut self, route: &Rc<Route>, wanted: Wanted) -> Result<Seat, Refused> {
+    async fn make_client(
+        &mut self,
+        route: &Rc<Route>,
+        wanted: Wanted,
+        place: Place,
+    ) -> Result<Seat, Refused> {
         let began = route.target_round();
         self.await_target(route, Tell::Notices).await?;
         await_welcome(route, began).await?;
@@ -586,6 +591,7 @@ impl Arrival<'_> {
             route: Rc::clone(route),
             user: wanted.user.as_str().into(),
             parameters: Rc::clone(&greeting.parameters),
+            place,
         })))
     }
 

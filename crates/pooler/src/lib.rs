@@ -8,6 +8,7 @@ mod applet;
 mod auth;
 mod backend;
 mod cancel;
+mod census;
 mod client;
 pub mod command;
 pub mod console;

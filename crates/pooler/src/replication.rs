@@ -8,29 +8,49 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use pg::sqlstate::SqlState;
 use pg::wire::backend::{Authentication, TransactionStatus, write};
 use pg::wire::error::Report;
 use pg::wire::startup::Replication;
 use runtime::tls::Transport;
 
 use crate::backend;
+use crate::cancel::Backend;
+use crate::census::Place;
 use crate::console::snapshot::{self, Connection};
 use crate::limits::{
     CANCEL_KEY_BYTES, CLIENT_SEND_BYTES_HIGH, CLIENT_SEND_BYTES_LOW, SERVER_SEND_BYTES_HIGH,
     SERVER_SEND_BYTES_LOW, TURN_PIECES_MAX,
 };
+use crate::registry;
 use crate::route::Route;
 use crate::router::Router;
 
 /// A replication connection that has logged in on both sides.
 pub(crate) struct Session {
     pub(crate) id: u64,
+    /// Where it stands among its core's clients.
+    index: u32,
+    /// What the client was told of its cancel key.
+    key: Box<[u8]>,
     route: Rc<Route>,
+    backend: Backend,
     server: Transport,
     /// What SHOW CLIENTS and SHOW SERVERS print of it.
     pub(crate) lines: (Connection, Connection),
     ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    _place: Place,
+}
+
+/// What a client asks for.
+pub(crate) struct Asked {
+    pub(crate) kind: Replication,
+    pub(crate) parameters: Vec<(String, String)>,
+    /// It speaks protocol 3.2, with longer cancel keys.
+    pub(crate) long_key: bool,
+    pub(crate) line: Connection,
+    pub(crate) place: Place,
 }
 
 /// Opens the server's side, and tells the client that it is in.
@@ -41,10 +61,9 @@ pub(crate) async fn open(
     router: &Rc<Router>,
     route: Rc<Route>,
     client: &Transport,
-    kind: Replication,
-    mut parameters: Vec<(String, String)>,
-    mut line: Connection,
+    asked: Asked,
 ) -> Result<Rc<Session>, Report> {
+    let Asked { kind, mut parameters, long_key, mut line, place } = asked;
     let value = if kind == Replication::Logical { "database" } else { "true" };
     parameters.push(("replication".to_owned(), value.to_owned()));
     let server = backend::open_replication(router, &route, &parameters).await?;
@@ -53,10 +72,13 @@ pub(crate) async fn open(
     for (name, value) in &server.parameters {
         write::parameter_status(&mut out, &**name, &**value);
     }
-    // Nobody knows the key: what a walsender runs is not canceled through us.
+    let index = router.clients.reserve().ok_or_else(|| {
+        Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
+    })?;
     let mut key = [0; CANCEL_KEY_BYTES];
     runtime::random::fill(&mut key);
-    write::backend_key_data(&mut out, server.process_id, &key[..4]);
+    let told = if long_key { &key[..] } else { &key[..4] };
+    write::backend_key_data(&mut out, registry::process_id(router.core, index), told);
     write::ready_for_query(&mut out, TransactionStatus::Idle);
     client.queue(&out);
     line.replication = match kind {
@@ -69,7 +91,7 @@ pub(crate) async fn open(
         id: server_id,
         user: route.key.user.to_string(),
         link: Some(line.id),
-        remote_pid: server.process_id,
+        remote_pid: server.backend.process_id,
         ..line.clone()
     };
     crate::orders::describe(&mut server_line, &server.stream);
@@ -77,11 +99,15 @@ pub(crate) async fn open(
     crate::orders::describe(&mut line, client);
     Ok(Rc::new(Session {
         id: line.id,
+        index,
+        key: told.into(),
         route,
+        backend: server.backend,
         server: server.stream,
         lines: (line, server_line),
         ended: Cell::new(false),
         waker: RefCell::default(),
+        _place: place,
     }))
 }
 
@@ -92,6 +118,11 @@ impl Session {
 
     pub(crate) fn user(&self) -> &str {
         &self.route.key.user
+    }
+
+    /// Whom to ask to cancel what the server runs, if this is the session of that key.
+    pub(crate) fn canceled_by(&self, index: u32, key: &[u8]) -> Option<&Backend> {
+        (self.index == index && pg::auth::equal(&self.key, key)).then_some(&self.backend)
     }
 
     /// Closes both sides. Nothing is said: it could be in the middle of a message.
@@ -109,6 +140,7 @@ impl Session {
         self.route.stats.count(|counters| counters.client_login_count += 1);
         poll_fn(|cx| self.turn(&client, cx)).await;
         router.replications.borrow_mut().remove(&self.id);
+        router.clients.remove(self.index);
         self.route.clients.set(self.route.clients.get() - 1);
         self.route.expect(self.route.forget_after());
         router.wake_waiting_for_end();

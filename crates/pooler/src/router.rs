@@ -14,12 +14,13 @@ use pg::sqlstate::SqlState;
 use pg::wire::error::Report;
 use runtime::clock::{self, Instant};
 use runtime::executor;
-use runtime::mailbox::{Receiver, Reply, Sender};
+use runtime::mailbox::{Receiver, Reply, Sender, oneshot};
 use runtime::net::{Address, Detached};
 use runtime::nodepool::Control;
 
 use crate::auth::KeyCache;
 use crate::cancel::CancelTarget;
+use crate::census::{Census, Counter, Counters, Whose};
 use crate::client::{Client, End};
 use crate::command::{Answer, Command};
 use crate::console::CONSOLE_DATABASES;
@@ -72,6 +73,8 @@ pub(crate) enum Message {
     /// A connection that moves in, and what servers of its route say at login.
     Server(RouteName, Box<Moving>, Vec<(String, String)>),
     Command(Command, Reply<Answer>),
+    /// To core 0: the counter of these clients.
+    Counter(Whose, Reply<Counter>),
 }
 
 /// The mailboxes of all cores, and what little they share.
@@ -120,6 +123,9 @@ pub(crate) struct Router {
     pub(crate) names: Names,
     /// The account of connections; on core 0 only.
     home: Option<RefCell<Home>>,
+    /// The account of clients; on core 0 only.
+    census: Option<RefCell<Census>>,
+    counters: Counters,
     /// Other cores' clients that wait for a server of ours, by route, oldest first.
     debts: RefCell<BTreeMap<RouteName, Vec<(Instant, usize)>>>,
     pub(crate) cron: Cron,
@@ -180,6 +186,8 @@ impl Router {
             keys: KeyCache::new(),
             names: Names::default(),
             home: (core == 0).then(RefCell::default),
+            census: (core == 0).then(RefCell::default),
+            counters: Counters::default(),
             debts: RefCell::default(),
             cron: Cron::default(),
             watcher: RefCell::new(Waker::noop().clone()),
@@ -301,6 +309,23 @@ impl Router {
         let key =
             RouteKey { database: name.database.as_str().into(), user: name.user.as_str().into() };
         self.routes.borrow().get(&key).cloned()
+    }
+
+    /// The process-wide counter of these clients; `None` if the process is ending.
+    pub(crate) async fn counter(&self, whose: Whose) -> Option<Counter> {
+        if let Some(counter) = self.counters.get(&whose) {
+            return Some(counter);
+        }
+        let counter = match &self.census {
+            Some(census) => census.borrow_mut().counter(whose.clone()),
+            None => {
+                let (reply, answer) = oneshot();
+                self.post_surely(0, Message::Counter(whose.clone(), reply));
+                answer.await.ok()?
+            }
+        };
+        self.counters.learn(whose, &counter);
+        Some(counter)
     }
 
     /// Asks for permission to open a connection. False if the answer is no already.
@@ -508,6 +533,12 @@ impl Router {
             }
             Message::Share { route, to, since } => self.owe(route, to, since),
             Message::Server(name, moving, welcome) => self.adopt(&name, *moving, &welcome),
+            Message::Counter(whose, reply) => {
+                if let Some(census) = &self.census {
+                    // Whoever asked may have gone.
+                    let _unwanted = reply.send(census.borrow_mut().counter(whose));
+                }
+            }
             Message::Command(command, reply) => {
                 let router = Rc::clone(self);
                 executor::spawn_detached(async move {

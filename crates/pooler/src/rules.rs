@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::census::ClientLimits;
 use crate::console::CONSOLE_DATABASES;
 use crate::hba::{Attempt, Hba, HbaRule, IdentMaps, Interfaces, Method, Refusal};
 use crate::settings::file::SettingsError;
@@ -71,8 +72,6 @@ pub struct RouteRule {
     pub max_user_connections: Option<u32>,
 
     // The client.
-    pub max_db_client_connections: Option<u32>,
-    pub max_user_client_connections: Option<u32>,
     pub query_wait_timeout: Option<Duration>,
     pub query_timeout: Option<Duration>,
     pub transaction_timeout: Option<Duration>,
@@ -219,6 +218,26 @@ impl Rules {
         self.rule(database, user, entry.user.as_deref().unwrap_or(user))
     }
 
+    /// How many clients the database, and the user that clients log in as, may have. As for servers, a 0
+    /// of their own leaves the global setting.
+    #[must_use]
+    pub(crate) fn client_limits(&self, database: &str, user: &str) -> ClientLimits {
+        let settings = &self.settings;
+        let of_database = |entry: &Database| entry.max_db_client_connections.and_then(limited);
+        let of_user = |user: &User| user.max_user_client_connections.and_then(limited);
+        ClientLimits {
+            database: settings
+                .database(database)
+                .and_then(of_database)
+                .or_else(|| limited(settings.max_db_client_connections)),
+            user: settings
+                .users
+                .get(user)
+                .and_then(of_user)
+                .or_else(|| limited(settings.max_user_client_connections)),
+        }
+    }
+
     /// The rule for the pool of servers that are logged in to as `server_user`.
     #[must_use]
     pub fn pool(&self, database: &str, server_user: &str) -> Option<RouteRule> {
@@ -273,14 +292,6 @@ impl Rules {
             max_user_connections: limit(
                 for_pool.and_then(|user| user.max_user_connections),
                 settings.max_user_connections,
-            ),
-            max_db_client_connections: limit(
-                entry.max_db_client_connections,
-                settings.max_db_client_connections,
-            ),
-            max_user_client_connections: limit(
-                for_client.and_then(|user| user.max_user_client_connections),
-                settings.max_user_client_connections,
             ),
             query_wait_timeout: client_timeout(
                 |user| user.query_wait_timeout,

@@ -2,8 +2,9 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
+use pg::wire::startup::{self, ProtocolVersion};
 use pooler::settings::{PoolMode, Settings};
-use runtime::net::Address;
+use runtime::net::{Address, Stream};
 
 use super::cluster::Cluster;
 use super::session::Session;
@@ -140,5 +141,32 @@ fn the_server_says_who_may_replicate() {
         let answer = session.query("IDENTIFY_SYSTEM").await;
         assert!(answer.starts_with("T(") && answer.ends_with('Z'), "{answer}");
         assert_eq!(session.query("select 1").await, "T(1)Z", "as on any connection");
+    });
+}
+
+#[test]
+fn what_a_replication_connection_runs_can_be_canceled() {
+    let cluster = Cluster::start(&["wal_level=logical"], "");
+    run_with(cluster, in_mode(PoolMode::Transaction), async |setting: &Setting| {
+        for version in [ProtocolVersion::V3_0, ProtocolVersion::V3_2] {
+            let mut session = Session::connect(&setting.address).await;
+            let parameters = [("replication", "database")];
+            session.log_in_with(version, "postgres", "", &parameters).await;
+            session.add_query("select pg_sleep(1000)").send();
+            let sleeping = "select count(*) from pg_stat_activity \
+                where wait_event = 'PgSleep' and backend_type = 'walsender'";
+            setting.until("it runs", async || setting.cluster.sql(sleeping) == "1").await;
+            let (id, key) = session.cancel.clone();
+            let wrong = key.iter().map(|byte| !byte).collect::<Vec<u8>>();
+            for key in [wrong, key] {
+                let canceler = Stream::connect(&setting.address).await.expect("it accepts");
+                let mut out = Vec::new();
+                startup::write_cancel_request(&mut out, id, &key);
+                canceler.queue(&out);
+                assert!(canceler.recv().await.expect("a clean close").is_empty());
+            }
+            assert_eq!(session.answer().await, "TE(57014)Z", "{version:?}");
+            assert_eq!(session.query("select 1").await, "T(1)Z", "it goes on");
+        }
     });
 }

@@ -50,7 +50,7 @@ impl Session {
         Session { stream: Transport::Tls(stream), ..self }
     }
 
-    /// Logs in to database `postgres` and proves what is asked for; gives the transcript.
+    /// Logs in, to database `postgres` if no parameter says otherwise, and proves what is asked for; gives the transcript.
     pub(crate) async fn log_in(
         &mut self,
         user: &str,
@@ -68,7 +68,9 @@ impl Session {
         parameters: &[(&str, &str)],
     ) -> String {
         let who = [("user", user), ("database", "postgres")];
-        let pairs = who.iter().chain(parameters).map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+        let named = |name: &str| parameters.iter().any(|(other, _)| *other == name);
+        let who = who.iter().filter(|(name, _)| !named(name));
+        let pairs = who.chain(parameters).map(|(n, v)| (n.as_bytes(), v.as_bytes()));
         startup::write_startup(&mut self.out, version, pairs);
         self.send();
         let mut transcript = String::new();
