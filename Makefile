@@ -29,7 +29,7 @@ test: deps majors
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --workspace --profile ci; \
 	else \
-		cargo test --workspace --quiet --lib --bins --tests; \
+		cargo test --workspace --quiet --no-fail-fast --lib --bins --tests; \
 	fi
 	@cargo test --workspace --quiet --doc
 	@cargo xtask suites --short --optional --howdah target/debug/howdah

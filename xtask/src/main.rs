@@ -9,6 +9,7 @@ mod kqueue;
 #[cfg(test)]
 mod lexer;
 mod postgres;
+mod servers;
 mod suites;
 #[cfg(test)]
 mod tidy;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::bench::process;
 use crate::debian::{self, Apt};
-use crate::root;
+use crate::servers;
 
 const USAGE: &str = "usage: cargo xtask postgres [--optional] MAJOR...
 
@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     if majors.is_empty() || majors.iter().any(|word| sources(word).is_none()) {
         return Err(USAGE.to_owned());
     }
-    let folder = root().join("target/postgres");
+    let folder = servers::folder("postgres")?;
     let there = |word: &str| version(&folder.join(word)).is_ok();
     if !majors.iter().all(|word| there(word))
         && let Err(reason) = provide_all(&folder, &majors)

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::bench::process;
 use crate::debian;
-use crate::{postgres, root};
+use crate::{postgres, root, servers};
 
 const USAGE: &str =
     "usage: cargo xtask suites [--major 15|17|18] [--short] [--optional] [--write] [--keep] [--howdah FILE]
@@ -80,7 +80,7 @@ struct Options {
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let options = Options::parse(arguments)?;
-    let folder = root().join("target/suites").join(&options.major);
+    let folder = servers::folder("suites")?.join(&options.major);
     fs::create_dir_all(&folder).map_err(text)?;
     // Two runs at once would take each other's cluster away.
     let lock = File::create(folder.join("lock")).map_err(text)?;
@@ -149,8 +149,9 @@ fn shown(path: &Path) -> String {
 /// Server, sources, and an empty folder to run in.
 fn obtain(major: &str, folder: &Path) -> Result<Places, String> {
     postgres::run(&[major.to_owned()])?;
-    let home =
-        root().join("target/postgres").join(major).join("tree/usr/lib/postgresql").join(major);
+    let server = servers::folder("postgres")?.join(major);
+    let tree = server.join("tree");
+    let home = tree.join("usr/lib/postgresql").join(major);
     let tests = home.join("lib/pgxs/src/test");
     if !tests.join("regress/pg_regress").exists() {
         return Err(format!("the PostgreSQL {major} that was found has no pg_regress"));
@@ -166,9 +167,8 @@ fn obtain(major: &str, folder: &Path) -> Result<Places, String> {
     if let Some((uid, gid)) = user {
         chown(&run, Some(uid), Some(gid)).map_err(text)?;
     }
-    let tree = root().join("target/postgres").join(major).join("tree");
     Ok(Places {
-        bin: root().join("target/postgres").join(major).join("bin"),
+        bin: server.join("bin"),
         tests,
         include: tree.join("usr/include/postgresql").join(major).join("server"),
         libraries: home.join("lib"),

@@ -15,7 +15,9 @@ fn programs(major: u32) -> Option<String> {
     let checkout = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let folder = format!("{checkout}/target/postgres/{major}/bin");
     if Path::new(&folder).join("postgres").exists() {
-        return Some(folder);
+        // As the user finds it whom servers run as: the folder in `target` may be a link out of a closed home.
+        let folder = Path::new(&folder).canonicalize().expect("it was there just now");
+        return Some(folder.display().to_string());
     }
     eprintln!("SKIPPED: no PostgreSQL {major} here; `cargo xtask postgres {major}` fetches it");
     None
