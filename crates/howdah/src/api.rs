@@ -127,11 +127,12 @@ async fn serve(
     while let Some(request) = requests.recv().await {
         let (parts, node, metrics) = (parts.clone(), node.clone(), Rc::clone(&metrics));
         executor::spawn_detached(async move {
-            let Request { method, path, query, body: _, reply } = request;
+            let Request { method, path, query, body, reply } = request;
             let response = if path == METRICS {
                 refresh(&parts, &metrics).await
             } else {
-                routes::answer(&method, &path, &query, &parts, &node.control).await
+                let body = body.as_ref();
+                routes::answer(&method, &path, &query, body, &parts, &node.control).await
             };
             // The caller may have gone away meanwhile.
             drop(reply.send(response));

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use runtime::executor;
 use storage::store::scrub::ScrubProgress;
 
-use crate::api::{Branch, Moment, Problem, Question, Scrub};
-use crate::branches::{At, BranchError, Branches};
+use crate::api::{Attached, Branch, Moment, Problem, Question, Scrub, Writer};
+use crate::branches::{self, At, BranchError, Branches, Writing};
 use crate::follower::Follower;
 use crate::time;
 use crate::timeline::Timeline;
@@ -17,15 +17,21 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
     match question {
         Question::Status(reply) => drop(reply.send(follower.status())),
         Question::Branches(reply) => {
-            let all = branches.map(|branches| branches.all());
-            drop(reply.send(all.map(|all| all.iter().map(branch).collect())));
+            let all = branches.as_ref().map(|branches| branches.all());
+            let all = branches.zip(all).map(|(branches, all)| {
+                all.iter().map(|timeline| branch(&branches, timeline)).collect()
+            });
+            drop(reply.send(all));
         }
         Question::CreateBranch { name, from, at, reply } => {
-            let made = match branches {
-                Some(branches) => branches.create(&name, &from, At::parse(&at)).await,
+            let made = match &branches {
+                Some(branches) => {
+                    let made = branches.create(&name, &from, At::parse(&at)).await;
+                    made.map(|timeline| branch(branches, &timeline))
+                }
                 None => Err(not_ready()),
             };
-            drop(reply.send(made.map(|timeline| branch(&timeline)).map_err(problem)));
+            drop(reply.send(made.map_err(problem)));
         }
         Question::DeleteBranch { name, reply } => {
             let deleted = match branches {
@@ -33,6 +39,20 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
                 None => Err(not_ready()),
             };
             drop(reply.send(deleted.map_err(problem)));
+        }
+        Question::Attach { name, wanted, reply } => {
+            let attached = match branches {
+                Some(branches) => branches.attach(&name, wanted).await,
+                None => Err(not_ready()),
+            };
+            drop(reply.send(attached.map(answer_of).map_err(problem)));
+        }
+        Question::Detach { name, reply } => {
+            let detached = match branches {
+                Some(branches) => branches.detach(&name).await,
+                None => Err(not_ready()),
+            };
+            drop(reply.send(detached.map(answer_of).map_err(problem)));
         }
         Question::LsnAt { branch, at, reply } => {
             let found = branches.ok_or_else(not_ready);
@@ -51,7 +71,11 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
     }
 }
 
-fn branch(timeline: &Rc<Timeline>) -> Branch {
+fn answer_of(attached: branches::Attached) -> Attached {
+    Attached { epoch: attached.epoch, end: attached.end.to_string() }
+}
+
+fn branch(branches: &Branches, timeline: &Rc<Timeline>) -> Branch {
     let stats = timeline.store.stats();
     let ancestor = timeline.ancestor.as_ref();
     Branch {
@@ -59,8 +83,22 @@ fn branch(timeline: &Rc<Timeline>) -> Branch {
         from: ancestor.map(|(from, _)| from.name.clone()),
         at: ancestor.map(|(_, at)| at.to_string()),
         newest_lsn: timeline.ingested().to_string(),
+        flushed_lsn: Some(timeline.durable().to_string()),
+        layered_lsn: Some(timeline.flushed().to_string()),
+        writer: branches.writing(&timeline.name).map(writer),
         layers: stats.layers,
         layer_bytes: stats.bytes,
+    }
+}
+
+fn writer(writing: Writing) -> Writer {
+    let end = Some(writing.server_end).filter(|end| end.is_valid());
+    Writer {
+        epoch: writing.epoch,
+        server: writing.server,
+        phase: writing.phase,
+        error: writing.problem,
+        server_lsn: end.map(|end| end.to_string()),
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 use runtime::mailbox::{self, Receiver, Reply, Sender};
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::Attachment;
+
 /// Questions that may wait for an answer at once.
 const QUESTIONS_MAX: usize = 64;
 
@@ -95,9 +97,38 @@ pub struct Branch {
     pub from: Option<String>,
     pub at: Option<String>,
     pub newest_lsn: String,
+    /// Durable here and acknowledged to the compute that writes it.
+    #[serde(default)]
+    pub flushed_lsn: Option<String>,
+    /// Everything up to here is in layers.
+    #[serde(default)]
+    pub layered_lsn: Option<String>,
     /// What it has of its own.
     pub layers: u64,
     pub layer_bytes: u64,
+    /// Who writes it; `None` for `main`.
+    #[serde(default)]
+    pub writer: Option<Writer>,
+}
+
+/// The compute that writes a branch, if there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// Of the compute attached last; 0 if there has been none.
+    pub epoch: u64,
+    /// The attached compute's address; `None` when detached.
+    pub server: Option<String>,
+    pub phase: Option<Phase>,
+    pub error: Option<Problem>,
+    /// The compute's end of WAL, as it said last.
+    pub server_lsn: Option<String>,
+}
+
+/// A compute attached, or detached, and where the branch ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    pub epoch: u64,
+    pub end: String,
 }
 
 /// A moment of a timeline.
@@ -125,6 +156,8 @@ pub(crate) enum Question {
     Branches(Reply<Option<Vec<Branch>>>),
     CreateBranch { name: String, from: String, at: String, reply: Reply<Result<Branch, Problem>> },
     DeleteBranch { name: String, reply: Reply<Result<(), Problem>> },
+    Attach { name: String, wanted: Attachment, reply: Reply<Result<Attached, Problem>> },
+    Detach { name: String, reply: Reply<Result<Attached, Problem>> },
     LsnAt { branch: String, at: String, reply: Reply<Result<Moment, Problem>> },
     BeginScrub(Reply<Scrub>),
     Scrub(Reply<Scrub>),
@@ -160,6 +193,20 @@ impl Handle {
 
     pub async fn delete_branch(&self, name: String) -> Option<Result<(), Problem>> {
         self.ask(|reply| Question::DeleteBranch { name, reply }).await
+    }
+
+    /// Lets a branch be written by this compute and nobody else.
+    pub async fn attach(
+        &self,
+        name: String,
+        wanted: Attachment,
+    ) -> Option<Result<Attached, Problem>> {
+        self.ask(|reply| Question::Attach { name, wanted, reply }).await
+    }
+
+    /// Lets a branch be written by nobody; its end stays as it is then.
+    pub async fn detach(&self, name: String) -> Option<Result<Attached, Problem>> {
+        self.ask(|reply| Question::Detach { name, reply }).await
     }
 
     /// Which LSN a time (or a restore point) is on a branch.

@@ -13,11 +13,17 @@ use runtime::fs;
 use serde::{Deserialize, Serialize};
 use storage::store::TimelineStore;
 
+use crate::attachment::Record;
 use crate::error::Error;
 use crate::limits::{BRANCH_NAME_BYTES_MAX, BRANCHES_MAX};
 use crate::settings::Settings;
 use crate::time;
 use crate::timeline::{self, MAIN, Timeline};
+
+mod writer;
+
+use writer::Writer;
+pub use writer::{Attached, Writing};
 
 /// Name of the file in the page server's directory.
 pub const FILE_NAME: &str = "branches";
@@ -53,6 +59,8 @@ pub struct Branches {
     settings: Settings,
     /// By name; `main` is among them.
     timelines: RefCell<BTreeMap<String, Rc<Timeline>>>,
+    /// By name; `main` is not among them: it follows the server of the settings.
+    writers: RefCell<BTreeMap<String, Rc<Writer>>>,
     /// The list is being changed.
     changing: Cell<bool>,
 }
@@ -68,6 +76,7 @@ impl Branches {
             directory: directory.to_owned(),
             settings: settings.clone(),
             timelines: RefCell::new(BTreeMap::from([(MAIN.to_owned(), main)])),
+            writers: RefCell::default(),
             changing: Cell::new(false),
         };
         // In the file, a branch comes after the one it comes from.
@@ -78,6 +87,8 @@ impl Branches {
             let at = point.at.parse().map_err(|_invalid| damaged())?;
             let branch =
                 Timeline::open_branch(directory, &point.name, (from, at), settings).await?;
+            let writer = Rc::new(Writer::new(Record::read(&branch.layers).await?));
+            branches.writers.borrow_mut().insert(point.name.clone(), writer);
             branches.timelines.borrow_mut().insert(point.name, Rc::new(branch));
         }
         Ok(branches)
@@ -108,6 +119,8 @@ impl Branches {
         let from = self.find(from)?;
         let at = self.lsn_of(&from, at)?;
         self.check(name, &from, at)?;
+        // Where a compute's own WAL can begin.
+        let at = from.last_record(at).await?.map_or(at, |last| last.end.max(from.oldest()));
         let _changing = self.begin_change()?;
         let own = self.directory.join(timeline::FOLDER).join(name);
         remove_folder(&own).await?;
@@ -119,6 +132,8 @@ impl Branches {
         let branch = Timeline::open_branch(&self.directory, name, (from, at), settings).await?;
         let branch = Rc::new(branch);
         self.write_list(|all| all.insert(name.to_owned(), Rc::clone(&branch))).await?;
+        let writer = Rc::new(Writer::new(Record::default()));
+        self.writers.borrow_mut().insert(name.to_owned(), writer);
         tracing::info!(branch = name, at = %at, "branch made");
         Ok(branch)
     }
@@ -138,7 +153,13 @@ impl Branches {
             return Err(BranchError::Refused(message, "delete that one first"));
         }
         let _changing = self.begin_change()?;
+        let writer = self.writers.borrow().get(name).cloned();
+        let _turn = writer.as_ref().map(|writer| writer.begin_change()).transpose()?;
+        if let Some(writer) = &writer {
+            writer.stop().await;
+        }
         self.write_list(|all| all.remove(name)).await?;
+        self.writers.borrow_mut().remove(name);
         remove_folder(&self.directory.join(timeline::FOLDER).join(name)).await?;
         tracing::info!(branch = name, "branch deleted");
         Ok(())

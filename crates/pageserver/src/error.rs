@@ -20,6 +20,8 @@ pub enum Error {
     Server { sqlstate: Option<SqlState>, message: String },
     /// Postgres answered what the protocol does not allow here.
     Protocol(String),
+    /// The server has not all of the WAL that is here already.
+    Behind { server_end: Lsn, received: Lsn },
     /// Postgres has ended the stream because it shuts down; we have all of its WAL.
     StreamEnded,
     /// The cluster is not the one that this directory holds, or is one that we cannot follow.
@@ -45,6 +47,7 @@ impl Error {
         match self {
             Error::File { .. } | Error::Connection { .. } | Error::Server { .. } => true,
             Error::Protocol(_) | Error::StreamEnded | Error::WalLimit { .. } => true,
+            Error::Behind { .. } => true,
             Error::Refused { .. } | Error::Damaged(_) => false,
         }
     }
@@ -92,6 +95,12 @@ impl fmt::Display for Error {
             Error::Server { sqlstate: None, message } => write!(f, "Postgres refused: {message}"),
             Error::Protocol(message) => write!(f, "unexpected answer of Postgres: {message}"),
             Error::StreamEnded => f.write_str("Postgres is shutting down"),
+            Error::Behind { server_end, received } => {
+                write!(
+                    f,
+                    "the server's WAL ends at {server_end}, before {received}, up to where it is here"
+                )
+            }
             Error::Refused { message, .. } | Error::Damaged(message) => f.write_str(message),
             Error::WalLimit { limit } => {
                 write!(f, "the WAL directory has reached its limit of {limit} bytes")

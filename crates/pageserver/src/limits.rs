@@ -21,6 +21,11 @@ pub const ANSWER_ROWS_MAX: usize = 4_000_000;
 /// Longest value of such a row.
 pub const ANSWER_VALUE_BYTES_MAX: usize = 64 << 10;
 
+/// WAL that is received a second time when a stream begins, to see that it is the same: enough that two servers which
+/// have written different things differ in it.
+pub const WAL_OVERLAP_BYTES: u64 = 64 << 10;
+/// A compute that is being attached has this long to show its WAL.
+pub const ATTACH_TIME_MAX: Duration = Duration::from_secs(30);
 /// WAL is read back in blocks of this size: the records of one page lie far apart, those of one
 /// moment together.
 pub const WAL_READ_BYTES: usize = 16 << 10;

@@ -120,13 +120,10 @@ impl Moment {
 
 /// Where the oldest received segment begins.
 pub async fn oldest_wal(timeline: &Timeline) -> Result<Lsn, PageError> {
-    let segments = timeline.wal_layout.segments().await;
-    let segments = segments.map_err(|error| PageError::Io {
+    timeline.wal.oldest().await.map_err(|error| PageError::Io {
         page: "the received WAL".to_owned(),
         what: error.to_string(),
-    })?;
-    let bytes = u64::from(timeline.manifest.wal_segment_bytes);
-    Ok(segments.first().map_or_else(|| timeline.durable(), |(number, _)| Lsn(number * bytes)))
+    })
 }
 
 fn wal_error(error: &std::io::Error) -> PageError {

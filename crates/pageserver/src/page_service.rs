@@ -68,7 +68,7 @@ impl PageService {
     pub async fn run(self, listener: Listener) {
         let service = Rc::new(self);
         loop {
-            let accepted = unless_stopped(&service.follower.stop, listener.accept()).await;
+            let accepted = unless_stopped(service.follower.stop(), listener.accept()).await;
             match accepted {
                 None => return,
                 Some(Err(error)) => {
@@ -132,7 +132,7 @@ async fn serve(service: Rc<PageService>, stream: Stream) {
         let message = "sorry, too many clients already";
         End::Fatal(Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message))
     } else {
-        match unless_stopped(&follower.stop, Session::run(service, &mut messages)).await {
+        match unless_stopped(follower.stop(), Session::run(service, &mut messages)).await {
             Some(Ok(())) | Some(Err(End::Closed)) => End::Closed,
             Some(Err(end)) => end,
             None => {

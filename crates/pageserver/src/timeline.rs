@@ -104,6 +104,10 @@ impl Timeline {
         let from = (Rc::clone(&ancestor.catalog), at);
         let catalog = read_catalog(&store, &own, Some(from))?;
         let flushed = Lsn(store.flushed_through().0).max(at);
+        let wal_layout =
+            WalLayout { directory: own.join(wal_store::FOLDER), ..ancestor.wal_layout.clone() };
+        let wal = WalReader::of_branch(wal_layout.clone(), Rc::clone(&ancestor.wal), at);
+        wal.set_readable(flushed);
         let branch = Parts {
             name: name.to_owned(),
             directory: directory.to_owned(),
@@ -111,8 +115,8 @@ impl Timeline {
             store,
             catalog,
             manifest: ancestor.manifest.clone(),
-            wal_layout: ancestor.wal_layout.clone(),
-            wal: Rc::clone(&ancestor.wal),
+            wal_layout,
+            wal: Rc::new(wal),
             ancestor: Some((ancestor, at)),
         };
         Ok(Timeline::new(branch, flushed, settings))
@@ -159,10 +163,9 @@ impl Timeline {
         self.ingested.reaches(lsn.0 + 1).await;
     }
 
-    /// Up to where the WAL is durable here. A branch has its ancestor's up to the branch point.
+    /// Up to where the WAL is durable here. A branch has its ancestor's up to the branch point, its own after it.
     pub fn durable(&self) -> Lsn {
-        let readable = self.wal.readable();
-        self.ancestor.as_ref().map_or(readable, |(_, at)| readable.min(*at))
+        self.wal.readable()
     }
 
     /// Up to where everything is in layers.

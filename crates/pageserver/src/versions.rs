@@ -37,43 +37,14 @@ enum Source {
 
 impl Timeline {
     /// The versions of a key in `(after, upto]`, oldest first, from the newest whole one on.
+    ///
+    /// One timeline after another, from this one to its ancestors: all that a branch has is newer than what its ancestor
+    /// has.
     pub async fn versions(&self, key: Key, after: Lsn, upto: Lsn) -> io::Result<Vec<Version>> {
-        let mut newest = Vec::new();
-        self.indexed(key, after, upto, &mut newest);
-        let is_complete = newest.first().is_some_and(|first| first.whole);
-        if is_complete {
-            return Ok(newest);
-        }
-        let mut all = self.stored(key, after, upto).await?;
-        let known = all.last().map_or(after, |last| last.lsn);
-        all.extend(newest.into_iter().filter(|version| version.lsn > known));
-        let whole = all.iter().rposition(|version| version.whole).unwrap_or(0);
-        all.drain(..whole);
-        Ok(all)
-    }
-
-    /// What only indexes of WAL know of a key, own and ancestors'.
-    fn indexed(&self, key: Key, after: Lsn, upto: Lsn, found: &mut Vec<Version>) {
-        let own = self.level0.borrow().chain(key, after, upto);
-        let is_complete = own.first().is_some_and(|first| first.effect == Effect::Initial);
-        if let Some((ancestor, at)) = &self.ancestor
-            && !is_complete
-        {
-            ancestor.indexed(key, after, upto.min(*at), found);
-        }
-        found.extend(own.into_iter().map(|position| Version {
-            lsn: position.end(),
-            whole: position.effect == Effect::Initial,
-            source: Source::Wal(Rc::clone(&self.wal), self.manifest.wal_version(), position),
-        }));
-    }
-
-    /// What layers have of a key, own and ancestors'.
-    async fn stored(&self, key: Key, after: Lsn, upto: Lsn) -> io::Result<Vec<Version>> {
         let (mut timeline, mut upto) = (self, upto);
         let mut all: Vec<Version> = Vec::new();
         loop {
-            let mut own = timeline.stored_here(key, after, upto).await?;
+            let mut own = timeline.versions_here(key, after, upto).await?;
             let is_complete = own.first().is_some_and(|first| first.whole);
             own.append(&mut all);
             all = own;
@@ -87,6 +58,33 @@ impl Timeline {
         }
     }
 
+    /// What this timeline has of its own.
+    async fn versions_here(&self, key: Key, after: Lsn, upto: Lsn) -> io::Result<Vec<Version>> {
+        // The index first: what is written to a layer meanwhile is seen twice rather than not at all.
+        let indexed = self.indexed_here(key, after, upto);
+        if indexed.first().is_some_and(|first| first.whole) {
+            return Ok(indexed);
+        }
+        let mut all = self.stored_here(key, after, upto).await?;
+        let known = all.last().map_or(after, |last| last.lsn);
+        all.extend(indexed.into_iter().filter(|version| version.lsn > known));
+        let whole = all.iter().rposition(|version| version.whole).unwrap_or(0);
+        all.drain(..whole);
+        Ok(all)
+    }
+
+    /// What only the index of the newest WAL knows.
+    fn indexed_here(&self, key: Key, after: Lsn, upto: Lsn) -> Vec<Version> {
+        let own = self.level0.borrow().chain(key, after, upto);
+        let version = |position: Position| Version {
+            lsn: position.end(),
+            whole: position.effect == Effect::Initial,
+            source: Source::Wal(Rc::clone(&self.wal), self.manifest.wal_version(), position),
+        };
+        own.into_iter().map(version).collect()
+    }
+
+    /// What its layers have.
     async fn stored_here(&self, key: Key, after: Lsn, upto: Lsn) -> io::Result<Vec<Version>> {
         let at = storage::version::Version(upto.0);
         let newer_than = Some(storage::version::Version(after.0));

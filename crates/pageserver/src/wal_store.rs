@@ -72,11 +72,23 @@ impl WalLayout {
         }
     }
 
-    /// The segments there are, in order, with the bytes each file has.
+    /// Whether the segment of `lsn` has its beginning, too: one that was begun in the middle has zeroes there.
+    pub async fn has_head(&self, lsn: Lsn) -> bool {
+        let path = self.path(lsn.segment(self.segment_bytes));
+        let Ok(file) = File::open(&path, OpenOptions::default()).await else { return false };
+        let (read, header) = file.read_at(vec![0; 2], 0).await;
+        read.is_ok_and(|bytes| bytes == 2) && header != [0; 2] && self.has_segment_up_to(lsn).await
+    }
+
+    /// The segments there are, in order, with the bytes each file has; none where there is no directory yet.
     pub async fn segments(&self) -> Result<Vec<(u64, u64)>, Error> {
-        let failed = |source| Error::file("read directory", &self.directory, source);
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.directory).await.map_err(failed)? {
+        let entries = match fs::read_dir(&self.directory).await {
+            Ok(entries) => entries,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(source) => return Err(Error::file("read directory", &self.directory, source)),
+        };
+        for entry in entries {
             let name = entry.name.to_string_lossy();
             let Some(segment) = SegmentName::parse(&name, self.segment_bytes) else { continue };
             if segment.timeline == self.timeline && !entry.is_dir {
@@ -86,6 +98,41 @@ impl WalLayout {
         found.sort_unstable();
         Ok(found)
     }
+}
+
+impl WalLayout {
+    /// Lets the WAL end at `end`: what is behind it goes, and what is missing of its segment before it (the unused
+    /// rest of a segment after a switch) becomes zeroes. Interrupted anywhere, it is WAL as before up to some
+    /// position at or behind `end`.
+    pub async fn end_at(&self, end: Lsn) -> Result<(), Error> {
+        let last = end.segment(self.segment_bytes);
+        let offset = end.segment_offset(self.segment_bytes);
+        for (number, bytes) in self.segments().await?.into_iter().rev() {
+            let path = self.path(number);
+            if number > last || number == last && offset == 0 {
+                let removed = fs::remove_file(&path).await;
+                removed.map_err(|source| Error::file("remove", &path, source))?;
+                continue;
+            }
+            let length = if number == last { offset } else { u64::from(self.segment_bytes) };
+            if bytes != length {
+                let changed = set_length(&path, length).await;
+                changed.map_err(|source| Error::file("change the length of", &path, source))?;
+            }
+            if number < last {
+                break; // rule 1: those before it are whole
+            }
+        }
+        let synced = fs::sync_dir(&self.directory).await;
+        synced.map_err(|source| Error::file("sync", &self.directory, source))
+    }
+}
+
+async fn set_length(path: &std::path::Path, length: u64) -> io::Result<()> {
+    let options = OpenOptions { write: true, ..OpenOptions::default() };
+    let file = File::open(path, options).await?;
+    file.set_len(length).await?;
+    file.sync_all().await
 }
 
 /// Appends received WAL.
@@ -189,12 +236,15 @@ fn in_block(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(WAL_READ_BYTES).min(WAL_READ_BYTES)
 }
 
-/// Reads WAL back, through a small cache of blocks.
+/// Reads WAL back, through a small cache of blocks. A branch's WAL before the branch point is read from its ancestor.
 ///
 /// Invariant: no block in the cache reaches beyond `readable`. Bytes behind it may be torn, or are being
 /// written, and must not be remembered.
 pub struct WalReader {
     layout: WalLayout,
+    /// Who has what is before `from`.
+    ancestor: Option<Rc<WalReader>>,
+    from: Cell<Lsn>,
     readable: Cell<Lsn>,
     blocks: RefCell<Blocks>,
     open: RefCell<Option<(u64, File)>>,
@@ -243,7 +293,36 @@ impl WalReader {
     /// A reader of nothing yet: see [`WalReader::set_readable`].
     pub fn new(layout: WalLayout) -> WalReader {
         let (blocks, open) = (RefCell::default(), RefCell::new(None));
-        WalReader { layout, readable: Cell::new(Lsn::INVALID), blocks, open }
+        let (from, readable) = (Cell::default(), Cell::default());
+        WalReader { layout, ancestor: None, from, readable, blocks, open }
+    }
+
+    /// A reader of a branch that has left its ancestor at `from`; readable up to there.
+    pub fn of_branch(layout: WalLayout, ancestor: Rc<WalReader>, from: Lsn) -> WalReader {
+        let reader = WalReader { ancestor: Some(ancestor), ..WalReader::new(layout) };
+        reader.from.set(from);
+        reader.readable.set(from);
+        reader
+    }
+
+    /// The branch has WAL of its own from `from` on: what came before the branch point in its first segment was copied.
+    pub fn set_own_from(&self, from: Lsn) {
+        self.from.set(from);
+    }
+
+    /// Where the oldest WAL begins that can be read without a gap up to the end.
+    pub async fn oldest(&self) -> Result<Lsn, Error> {
+        let bytes = u64::from(self.layout.segment_bytes);
+        let first = self.layout.segments().await?.first().map(|(number, _)| Lsn(number * bytes));
+        let Some(ancestor) = &self.ancestor else {
+            return Ok(first.unwrap_or_else(|| self.readable()));
+        };
+        let own = first.filter(|first| *first > self.from.get());
+        match own {
+            // What it had at first is gone.
+            Some(own) => Ok(own),
+            None => Ok(Box::pin(ancestor.oldest()).await?.min(self.from.get())),
+        }
     }
 
     pub fn segment_bytes(&self) -> u32 {
@@ -259,6 +338,7 @@ impl WalReader {
     pub fn set_readable(&self, end: Lsn) {
         if end < self.readable.get() {
             self.blocks.take();
+            self.open.take();
         }
         self.readable.set(end);
     }
@@ -266,6 +346,20 @@ impl WalReader {
     /// The bytes from `start` up to `end`, page headers included. WAL that is not there is
     /// `UnexpectedEof`.
     pub async fn read(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
+        let own = start.max(self.from.get());
+        match &self.ancestor {
+            Some(ancestor) if start < own => {
+                let mut bytes = Box::pin(ancestor.read(start, own.min(end))).await?;
+                if own < end {
+                    bytes.append(&mut self.read_own(own, end).await?);
+                }
+                Ok(bytes)
+            }
+            _ => self.read_own(start, end).await,
+        }
+    }
+
+    async fn read_own(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
         let (first, last) = (start.0 / READ_BYTES, end.0.saturating_sub(1) / READ_BYTES);
         let mut bytes = Vec::new();
         for number in first..=last {

@@ -10,6 +10,10 @@ use std::io;
 use std::time::Duration;
 
 use pg::lsn::Lsn;
+use pg::wal::reader::StreamDecoder;
+use pg::wal::record::{RECORD_HEADER_BYTES, RawRecord};
+use pg::wal::rmgr::Rmgr;
+use pg::wal::segment::{LONG_HEADER_BYTES, PAGE_BYTES};
 use pg::wire::backend::kind;
 use pg::wire::frontend;
 use pg::wire::replication::command::Command;
@@ -19,10 +23,13 @@ use runtime::clock::{self, Instant};
 use crate::connection::{Connection, malformed, unexpected};
 use crate::error::Error;
 use crate::ingest::Ingest;
-use crate::limits::{SILENT_INTERVALS_MAX, WAL_WRITE_BYTES_MAX};
+use crate::limits::{SILENT_INTERVALS_MAX, WAL_OVERLAP_BYTES, WAL_WRITE_BYTES_MAX};
 use crate::timeline::Timeline;
 use crate::wal_store::WalWriter;
 use crate::watch::{Watch, unless_stopped};
+
+/// Bytes in which the header of a record has come, whatever page headers stand before it and in it.
+const RECORD_START_BYTES: usize = RECORD_HEADER_BYTES + 2 * LONG_HEADER_BYTES;
 
 /// A stream of WAL into one timeline.
 pub struct WalReceiver<'t> {
@@ -39,6 +46,8 @@ pub struct WalReceiver<'t> {
     reported_at: Instant,
     /// The sender wants a status message now.
     reply_requested: bool,
+    /// The link of the first record to the last one here is still to be checked.
+    unchecked: bool,
     received_at: Instant,
 }
 
@@ -67,8 +76,23 @@ impl<'t> WalReceiver<'t> {
             reported: (Lsn::INVALID, Lsn::INVALID),
             reported_at: clock::now(),
             reply_requested: false,
+            unchecked: true,
             received_at: clock::now(),
         }
+    }
+
+    /// Whether the server's WAL goes on where the timeline ends, as far as it can be seen; then good-bye.
+    pub async fn probe(mut self, connection: &mut Connection) -> Result<(), Error> {
+        self.start(connection, None).await?;
+        while self.unchecked && self.timeline.durable() < self.sender_end {
+            let expected = self.timeline.durable() + self.buffer.len() as u64;
+            self.gather_one(connection, expected).await?;
+            self.check_continuation().await?;
+        }
+        let mut packet = Vec::new();
+        frontend::write::copy_done(&mut packet);
+        frontend::write::terminate(&mut packet);
+        connection.send(&packet).await
     }
 
     /// Streams until `stop` (then `Ok`, after a last status message) or an error.
@@ -79,7 +103,7 @@ impl<'t> WalReceiver<'t> {
         stop: &Watch,
         report: impl Fn(Position),
     ) -> Result<(), Error> {
-        self.start(connection, slot).await?;
+        self.start(connection, Some(slot)).await?;
         self.send_status(connection).await?;
         loop {
             if self.timeline.is_full() && !self.wait_for_room(connection, stop).await? {
@@ -87,7 +111,8 @@ impl<'t> WalReceiver<'t> {
             }
             let received = unless_stopped(stop, self.receive(connection)).await;
             // Before anything else, an error of the connection included: what has arrived counts.
-            if !self.buffer.is_empty() {
+            self.check_continuation().await?;
+            if !self.buffer.is_empty() && !self.unchecked {
                 self.store().await?;
             }
             match received {
@@ -102,18 +127,15 @@ impl<'t> WalReceiver<'t> {
         }
     }
 
-    async fn start(&mut self, connection: &mut Connection, slot: &str) -> Result<(), Error> {
-        let start = self.timeline.durable();
-        // Where the beginning of a segment is not here, it is asked for from its start: so that every file
-        // is whole.
-        let begin = if self.timeline.wal_layout.has_segment_up_to(start).await {
-            start
-        } else {
-            let segment_bytes = self.timeline.manifest.wal_segment_bytes;
-            Lsn(start.0 - start.segment_offset(segment_bytes))
-        };
+    async fn start(
+        &mut self,
+        connection: &mut Connection,
+        slot: Option<&str>,
+    ) -> Result<(), Error> {
+        let end = self.timeline.durable();
+        let (begin, is_here) = self.begin(end).await?;
         let command = Command::StartPhysical {
-            slot: Some(slot.to_owned()),
+            slot: slot.map(str::to_owned),
             start: begin,
             timeline: Some(self.timeline.manifest.timeline),
         };
@@ -122,27 +144,92 @@ impl<'t> WalReceiver<'t> {
         if message.kind != kind::COPY_BOTH {
             return Err(unexpected(message.kind, "START_REPLICATION"));
         }
-        if begin != start {
-            self.store_head(connection, begin, start).await?;
+        let head = self.gather_head(connection, begin, end).await?;
+        if !is_here {
+            self.writer.append(begin, head).await.0?;
+        } else if head != self.own(begin, end).await? {
+            return Err(self.another_history());
+        }
+        // In the middle of a record there is no link to be checked.
+        self.unchecked = end == self.timeline.ingested();
+        self.check_continuation().await
+    }
+
+    /// Where to begin to ask so as to go on at `end`, and whether what comes up to there is here already.
+    async fn begin(&self, end: Lsn) -> Result<(Lsn, bool), Error> {
+        let segment_bytes = self.timeline.manifest.wal_segment_bytes;
+        let segment = Lsn(end.0 - end.segment_offset(segment_bytes));
+        let is_main = self.timeline.ancestor.is_none();
+        if is_main && !self.timeline.wal_layout.has_segment_up_to(end).await {
+            // So that every file is whole.
+            return Ok((segment, false));
+        }
+        let oldest = Lsn(self.timeline.wal.oldest().await?.0.next_multiple_of(PAGE_BYTES));
+        let overlap = Lsn(end.0.saturating_sub(WAL_OVERLAP_BYTES));
+        Ok((overlap.max(segment).max(oldest).min(end), true))
+    }
+
+    /// The WAL from `begin` up to `end`; what comes behind that is in the buffer then.
+    async fn gather_head(
+        &mut self,
+        connection: &mut Connection,
+        begin: Lsn,
+        end: Lsn,
+    ) -> Result<Vec<u8>, Error> {
+        let mut head = Vec::new();
+        while begin + (head.len() as u64) < end {
+            self.gather_one(connection, begin + head.len() as u64).await?;
+            head.append(&mut self.buffer);
+        }
+        let length = usize::try_from(end.bytes_since(begin)).unwrap_or(usize::MAX);
+        self.buffer = head.split_off(length);
+        Ok(head)
+    }
+
+    async fn own(&self, begin: Lsn, end: Lsn) -> Result<Vec<u8>, Error> {
+        let read = self.timeline.wal.read(begin, end).await;
+        let directory = &self.timeline.wal_layout.directory;
+        read.map_err(|source| Error::file("read WAL in", directory, source))
+    }
+
+    /// Whether the first record that comes links to the last one here, as soon as enough of it has come to tell.
+    async fn check_continuation(&mut self) -> Result<(), Error> {
+        if !self.unchecked || self.buffer.is_empty() {
+            return Ok(());
+        }
+        let start = self.timeline.durable();
+        let last = self.timeline.last_record(start).await?;
+        let Some(last) = last.filter(|last| last.end == start) else {
+            self.unchecked = false;
+            return Ok(());
+        };
+        let manifest = &self.timeline.manifest;
+        let mut decoder = StreamDecoder::at_record(start, manifest.wal_segment_bytes)
+            .expect_system(manifest.system_identifier)
+            .assume_version(manifest.wal_version())
+            .expect_previous(last.start);
+        // A compute's first record is the checkpoint that it was started with; a server without it is none of ours.
+        let is_first = self.timeline.ancestor.as_ref().is_some_and(|(_, at)| *at == start);
+        match decoder.next(&mut self.buffer.as_slice()) {
+            Ok(Some(record)) if is_first && !is_shutdown_checkpoint(&record) => {
+                return Err(self.another_history());
+            }
+            Ok(Some(_)) => self.unchecked = false,
+            Ok(None) if is_first => {}
+            // Its header comes first.
+            Ok(None) => self.unchecked = self.buffer.len() < RECORD_START_BYTES,
+            Err(_) => return Err(self.another_history()),
         }
         Ok(())
     }
 
-    /// Stores the WAL from the segment's start up to the backup's start, which is not decoded.
-    async fn store_head(
-        &mut self,
-        connection: &mut Connection,
-        begin: Lsn,
-        start: Lsn,
-    ) -> Result<(), Error> {
-        let mut head = Vec::new();
-        while begin + (head.len() as u64) < start {
-            self.gather_one(connection, begin + head.len() as u64).await?;
-            head.append(&mut self.buffer);
-        }
-        let length = usize::try_from(start.bytes_since(begin)).unwrap_or(usize::MAX);
-        self.buffer = head.split_off(length);
-        self.writer.append(begin, head).await.0
+    fn another_history(&self) -> Error {
+        let end = self.timeline.durable();
+        let name = self.timeline.name.as_str();
+        let message =
+            format!("the server's WAL does not go on from what \"{name}\" has up to {end}");
+        let hint = "it wrote another history from some earlier point on; a compute has to be started at the end of the branch";
+        Error::Refused { message, hint }
     }
 
     /// Waits until some of what came in is in the store; Postgres is told meanwhile that we are here. False when
@@ -170,7 +257,7 @@ impl<'t> WalReceiver<'t> {
     async fn receive(&mut self, connection: &mut Connection) -> Result<(), Error> {
         let expected = self.timeline.durable() + self.buffer.len() as u64;
         let left = self.status_interval.saturating_sub(clock::now() - self.reported_at);
-        if self.buffer.is_empty() {
+        if self.buffer.is_empty() || self.unchecked {
             match clock::timeout(left, self.gather_one(connection, expected)).await {
                 Ok(gathered) => gathered?,
                 Err(_elapsed) => return self.check_silence(),
@@ -289,4 +376,9 @@ impl<'t> WalReceiver<'t> {
         self.reply_requested = false;
         Ok(())
     }
+}
+
+/// `XLOG_CHECKPOINT_SHUTDOWN`.
+fn is_shutdown_checkpoint(record: &RawRecord<'_>) -> bool {
+    record.header.rmgr == Rmgr::XLOG && record.header.kind_bits() == 0
 }

@@ -1,9 +1,12 @@
 //! `/v1/branches`, `/v1/lsn-at` and `/v1/scrub`: the page server's timelines.
 
+use std::path::PathBuf;
+
 use pageserver::api::{Handle, Problem};
+use pageserver::attachment::{Attachment, Server};
 use runtime::api::Response;
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::routes::{not_here, value};
 
@@ -12,12 +15,17 @@ pub(super) async fn answer(
     method: &str,
     path: &str,
     query: &[(String, String)],
+    body: Option<&Value>,
     pages: Option<&Handle>,
 ) -> Option<Response> {
-    if !matches!(path, "/v1/branches" | "/v1/lsn-at" | "/v1/scrub") {
+    let of_one = path.strip_prefix("/v1/branches/").and_then(|rest| rest.split_once('/'));
+    if of_one.is_none() && !matches!(path, "/v1/branches" | "/v1/lsn-at" | "/v1/scrub") {
         return None;
     }
     let Some(pages) = pages else { return Some(not_here("page server")) };
+    if let Some((name, what)) = of_one {
+        return of_branch(method, name, what, body, pages).await;
+    }
     let text = |name: &str| value(query, name).unwrap_or_default().to_owned();
     let branch_or_main = |name: &str| value(query, name).unwrap_or("main").to_owned();
     let response = match (method, path) {
@@ -36,6 +44,46 @@ pub(super) async fn answer(
         _ => return None,
     };
     Some(response)
+}
+
+/// `/v1/branches/NAME/…`.
+async fn of_branch(
+    method: &str,
+    name: &str,
+    what: &str,
+    body: Option<&Value>,
+    pages: &Handle,
+) -> Option<Response> {
+    let name = name.to_owned();
+    let response = match (method, what) {
+        ("POST", "attach") => match attachment(body) {
+            Ok(wanted) => outcome(pages.attach(name, wanted).await),
+            Err(message) => Response::error(400, "bad_request", message),
+        },
+        ("POST", "detach") => outcome(pages.detach(name).await),
+        _ => return None,
+    };
+    Some(response)
+}
+
+/// `{"host", "port", "user"?, "password_file"?, "epoch"?}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Compute {
+    /// A numeric address, or the directory of a unix socket.
+    host: String,
+    port: u16,
+    #[serde(default)]
+    user: String,
+    password_file: Option<PathBuf>,
+    epoch: Option<u64>,
+}
+
+fn attachment(body: Option<&Value>) -> Result<Attachment, String> {
+    let body = body.ok_or("the body is missing: {\"host\", \"port\"}")?;
+    let Compute { host, port, user, password_file, epoch } =
+        Compute::deserialize(body).map_err(|error| error.to_string())?;
+    Ok(Attachment { server: Server { user, password_file, ..Server::at(&host, port) }, epoch })
 }
 
 fn outcome(result: Option<Result<impl Serialize, Problem>>) -> Response {

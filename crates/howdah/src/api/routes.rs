@@ -18,10 +18,12 @@ pub(super) async fn answer(
     method: &str,
     path: &str,
     query: &[(String, String)],
+    body: Option<&Value>,
     parts: &Parts,
     control: &Control,
 ) -> Response {
-    if let Some(response) = branches::answer(method, path, query, parts.pages.as_ref()).await {
+    let pages = parts.pages.as_ref();
+    if let Some(response) = branches::answer(method, path, query, body, pages).await {
         return response;
     }
     match (method, path) {

@@ -1,6 +1,6 @@
 //! `howdah branch`: branches of the page server made, listed as a tree, deleted; `howdah lsn-at`.
 
-use pageserver::api::{Branch, Moment};
+use pageserver::api::{Branch, Moment, Writer};
 use serde_json::{Value, from_value};
 
 use super::BranchCommand;
@@ -53,11 +53,22 @@ fn tree(branches: &[Branch]) -> Vec<String> {
         let name = format!("{:depth$}{}", "", branch.name, depth = depth * 2);
         let at = branch.at.as_ref().map_or_else(String::new, |at| format!("at {at}, "));
         let (newest, layers, bytes) = (&branch.newest_lsn, branch.layers, branch.layer_bytes);
-        lines.push(format!("{name:<24} {at}newest {newest}, {layers} layers, {bytes} bytes"));
+        let writer = branch.writer.as_ref().map_or_else(String::new, written_by);
+        lines.push(format!(
+            "{name:<24} {at}newest {newest}, {layers} layers, {bytes} bytes{writer}"
+        ));
         let comes_from_it = |other: &&Branch| other.from.as_ref() == Some(&branch.name);
         left.extend(branches.iter().rev().filter(comes_from_it).map(|b| (depth + 1, b)));
     }
     lines
+}
+
+/// Who writes a branch, if somebody does.
+fn written_by(writer: &Writer) -> String {
+    let Some(server) = &writer.server else { return String::new() };
+    let error =
+        writer.error.as_ref().map_or_else(String::new, |error| format!(": {}", error.message));
+    format!(", written by {server} (epoch {}{error})", writer.epoch)
 }
 
 /// `howdah lsn-at`.
@@ -84,8 +95,11 @@ mod tests {
             from: from.map(str::to_owned),
             at: from.map(|_| "0/10".to_owned()),
             newest_lsn: "0/20".to_owned(),
+            flushed_lsn: None,
+            layered_lsn: None,
             layers: 1,
             layer_bytes: 2,
+            writer: None,
         };
         let branches = [
             branch("a", Some("main")),

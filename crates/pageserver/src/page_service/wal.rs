@@ -27,9 +27,13 @@ enum Source {
 }
 
 impl Source {
-    /// Up to where there is WAL now.
+    /// Up to where there is WAL now. Of a branch's only whole records count: the next compute may write something else
+    /// behind the last one.
     fn end(&self) -> Lsn {
         match self {
+            Source::Received(timeline) if timeline.ancestor.is_some() => {
+                timeline.durable().min(timeline.ingested())
+            }
             Source::Received(timeline) => timeline.durable(),
             Source::Backup(moment) => moment.wal_end(),
         }

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pageserver::api::{Phase, Status};
-use pageserver::branches::At;
+use pageserver::attachment::{self, Attachment};
+use pageserver::branches::{At, Attached, Writing};
 use pageserver::client::{Client, ClientError, PageStream};
 use pageserver::connection::Login;
 use pageserver::server::Server;
@@ -32,6 +33,23 @@ enum Order {
     DeleteBranch {
         name: String,
         reply: Reply<Result<(), String>>,
+    },
+    Attach {
+        name: String,
+        wanted: Attachment,
+        reply: Reply<Result<Attached, String>>,
+    },
+    Detach {
+        name: String,
+        reply: Reply<Result<Attached, String>>,
+    },
+    Writing {
+        name: String,
+        reply: Reply<Writing>,
+    },
+    End {
+        name: String,
+        reply: Reply<Lsn>,
     },
     /// Orderly, or at once as a crash would.
     Stop {
@@ -79,6 +97,24 @@ impl Service {
                             let deleted = branches.delete(&name).await;
                             drop(reply.send(deleted.map_err(|error| format!("{error:?}"))));
                         }
+                        Order::Attach { name, wanted, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            let done = branches.attach(&name, wanted).await;
+                            drop(reply.send(done.map_err(|error| format!("{error:?}"))));
+                        }
+                        Order::Detach { name, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            let done = branches.detach(&name).await;
+                            drop(reply.send(done.map_err(|error| format!("{error:?}"))));
+                        }
+                        Order::Writing { name, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            drop(reply.send(branches.writing(&name).expect("there is a branch")));
+                        }
+                        Order::End { name, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            drop(reply.send(branches.end_of(&name).expect("there is a branch")));
+                        }
                         Order::Stop { orderly: true } => return server.stop().await,
                         Order::Stop { orderly: false } => return,
                     }
@@ -110,6 +146,53 @@ impl Service {
         block_on(pending).expect("the page server answers")
     }
 
+    fn ask<T: Send>(&self, order: impl FnOnce(Reply<T>) -> Order) -> T {
+        let (reply, pending) = mailbox::oneshot();
+        let asked = self.orders.try_send(order(reply));
+        assert!(asked.is_ok(), "the page server listens to its test");
+        block_on(pending).expect("the page server answers")
+    }
+
+    /// Attaches the compute on this socket.
+    pub(crate) fn attach(
+        &self,
+        name: &str,
+        socket: &str,
+        epoch: Option<u64>,
+    ) -> Result<Attached, String> {
+        let server = attachment::Server { address: socket.to_owned(), ..Default::default() };
+        let (name, wanted) = (name.to_owned(), Attachment { server, epoch });
+        self.ask(|reply| Order::Attach { name, wanted, reply })
+    }
+
+    pub(crate) fn detach(&self, name: &str) -> Attached {
+        let name = name.to_owned();
+        self.ask(|reply| Order::Detach { name, reply }).expect("it can be detached")
+    }
+
+    pub(crate) fn writing(&self, name: &str) -> Writing {
+        let name = name.to_owned();
+        self.ask(|reply| Order::Writing { name, reply })
+    }
+
+    /// Where a branch ends.
+    pub(crate) fn end_of(&self, name: &str) -> Lsn {
+        let name = name.to_owned();
+        self.ask(|reply| Order::End { name, reply })
+    }
+
+    /// How somebody logs in to read a branch.
+    pub(crate) fn login(&self, branch: &str) -> Login {
+        Login {
+            server: self.address.to_string(),
+            user: "tester".to_owned(),
+            password: Password::default(),
+            application_name: "test".to_owned(),
+            database: branch.to_owned(),
+            encryption: Encryption::default(),
+        }
+    }
+
     pub(crate) fn delete_branch(&self, name: &str) -> Result<(), String> {
         let (reply, pending) = mailbox::oneshot();
         let asked = self.orders.try_send(Order::DeleteBranch { name: name.to_owned(), reply });
@@ -123,14 +206,7 @@ impl Service {
         branch: &str,
         lsn: Lsn,
     ) -> Result<BTreeMap<RelTag, Vec<u8>>, ClientError> {
-        let login = Login {
-            server: self.address.to_string(),
-            user: "tester".to_owned(),
-            password: Password::default(),
-            application_name: "test".to_owned(),
-            database: branch.to_owned(),
-            encryption: Encryption::default(),
-        };
+        let login = self.login(branch);
         block_on(async move {
             let mut client = Client::log_in(&login).await?;
             let relations = client.relations(lsn).await?;

@@ -143,6 +143,21 @@ impl<'t> Restored<'t> {
         succeed(psql).trim_end().to_owned()
     }
 
+    /// The address of its socket.
+    pub(crate) fn socket(&self) -> String {
+        let folder = self.data.parent().expect("it is in a folder");
+        folder.join(".s.PGSQL.5499").display().to_string()
+    }
+
+    /// Ends it by SIGKILL; its other processes go when they see that.
+    pub(crate) fn kill(mut self) {
+        #[expect(clippy::disallowed_methods, reason = "a test reads the server's pid")]
+        let pid = std::fs::read_to_string(self.data.join("postmaster.pid")).expect("it runs");
+        let pid = pid.lines().next().expect("a pid").to_owned();
+        succeed(self.tools.shell(&format!("kill -9 {pid}")));
+        self.running = false;
+    }
+
     pub(crate) fn wait_for_promotion(&self) {
         for _attempt in 0..600 {
             if self.sql("SELECT pg_is_in_recovery()") == "f" {

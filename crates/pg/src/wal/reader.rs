@@ -103,6 +103,12 @@ impl StreamDecoder {
         self
     }
 
+    /// Refuses a first record that does not link to this one.
+    pub fn expect_previous(mut self, start: Lsn) -> StreamDecoder {
+        self.previous = Some(start);
+        self
+    }
+
     /// Position of the next byte to be fed.
     pub const fn position(&self) -> Lsn {
         Lsn(self.position)

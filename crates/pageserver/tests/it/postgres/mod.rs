@@ -8,6 +8,7 @@ mod following;
 mod login;
 mod past;
 mod restarts;
+mod writable;
 
 use pageserver::client::Client;
 use pageserver::verify::{Report, verify};
@@ -32,7 +33,7 @@ fn stop_and_verify(cluster: &mut Cluster, service: &Service) -> Report {
 }
 
 #[expect(clippy::print_stdout, reason = "a failing test shows what differs")]
-fn show(report: &Report) {
+pub(crate) fn show(report: &Report) {
     println!("{report:#?}");
 }
 
