@@ -196,6 +196,24 @@ impl Cluster {
         checked(bench);
     }
 
+    /// One of Postgres' clients, towards it.
+    pub(crate) fn client(&self, program: &str) -> Command {
+        let mut client = command(&self.bin, program, self.user);
+        client.arg("-h").arg(&self.folder).args(["-U", "postgres"]);
+        client
+    }
+
+    /// Ends the connections of all clients.
+    pub(crate) fn end_clients(&self) {
+        let others = "backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        self.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"));
+    }
+
+    /// Where everything of it is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Makes a folder that the server may write to.
     pub(crate) fn make_folder(&self, name: &str) -> PathBuf {
         let path = self.folder.join(name);

@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::service::block_on;
 
 /// Debian's place of PostgreSQL 15.
-const BIN: &str = "/usr/lib/postgresql/15/bin";
+pub(crate) const BIN: &str = "/usr/lib/postgresql/15/bin";
 
 /// Runs programs as the user that a cluster's server runs as.
 pub(crate) struct Tools {
@@ -66,6 +66,13 @@ impl Tools {
         let mut command = self.command(program);
         command.args(["-h", &service.ip().to_string(), "-p", &service.port().to_string()]);
         command
+    }
+
+    /// psql towards the restored server with these files, which may be gone.
+    pub(crate) fn psql_at(&self, data: &Path) -> Command {
+        let mut psql = self.command("psql");
+        psql.arg("-h").arg(data.parent().expect("it is in a folder")).args(["-p", "5499"]);
+        psql
     }
 
     /// Runs a program that must succeed; answers what it prints.

@@ -5,6 +5,7 @@ mod backup;
 mod branches;
 mod damage;
 mod following;
+mod kills;
 mod login;
 mod past;
 mod restarts;

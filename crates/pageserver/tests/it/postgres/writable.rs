@@ -1,11 +1,13 @@
 //! Branches with WAL of their own: a stock server is started at a branch's end, attached, and writes.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use pageserver::api::Phase;
 use pageserver::client::Client;
 use pageserver::verify::verify;
 use pg::lsn::Lsn;
+use pg::wal::segment::SegmentName;
 
 use crate::cluster::{Cluster, Folder};
 use crate::postgres::{current_lsn, show};
@@ -16,7 +18,7 @@ use crate::tools::{Restored, Tools, succeed};
 const SYNCHRONOUS: &str = "-c synchronous_standby_names=howdah -c max_wal_senders=10";
 
 /// A stock server at the end of a branch, in a folder of this name; it is not attached yet.
-fn compute<'t>(
+pub(crate) fn compute<'t>(
     (cluster, tools): (&Cluster, &'t Tools),
     service: &Service,
     (branch, name): (&str, &str),
@@ -30,7 +32,7 @@ fn compute<'t>(
 }
 
 /// Stops a compute orderly, and compares its files with what the page server has of the branch.
-fn stop_and_verify(service: &Service, branch: &str, compute: &mut Restored<'_>) {
+pub(crate) fn stop_and_verify(service: &Service, branch: &str, compute: &mut Restored<'_>) {
     compute.stop();
     let (login, data): (_, PathBuf) = (service.login(branch), compute.data.clone());
     let report = block_on(async move {
@@ -118,5 +120,115 @@ fn a_branch_takes_up_what_its_computes_write_one_after_another() {
     assert!(service.delete_branch("b").is_err(), "the twig comes from it");
     service.delete_branch("twig").expect("nothing comes from it");
     service.delete_branch("b").expect("nothing comes from it any more");
+    service.stop();
+}
+
+#[test]
+fn of_two_computes_only_the_one_attached_last_has_commits_acknowledged() {
+    let cluster = Cluster::start("fencing", &[], &["autovacuum = off"]);
+    let (tools, folder) = (Tools::of(&cluster), Folder::new("fencing-ps"));
+    let settings = settings(folder.path(), cluster.socket());
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    cluster.sql("CREATE TABLE t (i int)");
+    service.wait_lsn(current_lsn(&cluster));
+    service.branch("b", "main", "").expect("it can be made");
+    cluster.sql("INSERT INTO t VALUES (0)");
+    let one = compute((&cluster, &tools), &service, ("b", "one"));
+    let two = compute((&cluster, &tools), &service, ("b", "two"));
+    let refused = |socket: &str, epoch, why: &str| {
+        let error = service.attach("b", socket, epoch).expect_err("it is refused");
+        assert!(error.contains(why), "{error}");
+    };
+    refused(&cluster.socket(), None, "does not go on");
+    refused("/nowhere/.s.PGSQL.1", None, "/nowhere");
+    assert!(service.attach("main", &one.socket(), None).is_err(), "it follows a server already");
+    assert_eq!(service.writing("b").epoch, 0, "nothing of that counts");
+
+    assert_eq!(service.attach("b", &one.socket(), None).expect("it is the first").epoch, 1);
+    one.sql("INSERT INTO t VALUES (1)");
+    refused(&two.socket(), None, "");
+    refused(&two.socket(), Some(9), "");
+    one.sql("INSERT INTO t VALUES (2)");
+    refused(&one.socket(), Some(0), "epochs begin at 1");
+    assert_eq!(service.attach("b", &one.socket(), Some(1)).expect("it has it").epoch, 1);
+    one.sql("INSERT INTO t VALUES (3)");
+
+    // From here on the first one hangs.
+    service.detach("b");
+    let mut hanging = one.client("psql");
+    hanging.args(["-XqAt", "-d", "postgres", "-c", "INSERT INTO t VALUES (4) RETURNING i"]);
+    hanging.stdout(Stdio::piped()).stderr(Stdio::null());
+    let hanging = hanging.spawn().expect("psql is installed");
+    let three = compute((&cluster, &tools), &service, ("b", "three"));
+    assert_eq!(service.attach("b", &three.socket(), Some(5)).expect("it is next").epoch, 5);
+    three.sql("INSERT INTO t VALUES (5)");
+    refused(&one.socket(), Some(1), "is over: the newest is 5");
+    while one.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") != "1" {}
+    // What it has is less than what is here, or something else.
+    refused(&one.socket(), None, "");
+    three.sql("INSERT INTO t VALUES (6)");
+    one.kill();
+    let told = hanging.wait_with_output().expect("psql ends");
+    assert_eq!(told.stdout, b"", "it was never told that row 4 is committed");
+    service.kill();
+
+    let service = Service::start(settings);
+    service.wait_streaming();
+    let error = service.attach("b", &three.socket(), Some(4)).expect_err("epochs are kept");
+    assert!(error.contains("is over"), "{error}");
+    three.sql("INSERT INTO t VALUES (7)");
+    let rows = three.sql("SELECT string_agg(i::text, ',' ORDER BY i) FROM t");
+    assert_eq!(rows, "1,2,3,5,6,7");
+    two.kill();
+    three.kill();
+    service.stop();
+}
+
+#[test]
+fn wal_of_a_branch_can_be_received_with_its_ancestors() {
+    let cluster = Cluster::start("branchwal", &["--wal-segsize", "1"], &["wal_keep_size = 1GB"]);
+    let (tools, folder) = (Tools::of(&cluster), Folder::new("branchwal-ps"));
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    let first = cluster.sql("CREATE TABLE t (); SELECT pg_walfile_name(pg_switch_wal())");
+    cluster.pgbench(&["-i", "-q", "-s", "1"]);
+    service.wait_lsn(current_lsn(&cluster));
+    service.branch("b", "main", "").expect("it can be made");
+    cluster.pgbench(&["-c", "2", "-t", "200"]);
+    let writer = compute((&cluster, &tools), &service, ("b", "writer"));
+    let begin = service.attach("b", &writer.socket(), None).expect("it was started there").end;
+    writer.sql("ALTER SYSTEM SET wal_keep_size = '1GB'");
+    writer.sql("SELECT pg_reload_conf()");
+    for _segment in 0..3 {
+        writer.sql("CREATE TABLE IF NOT EXISTS u AS SELECT 1; INSERT INTO u SELECT * FROM generate_series(1, 3000)");
+        writer.sql("SELECT pg_switch_wal()");
+    }
+    let end = writer.sql("INSERT INTO u VALUES (7) RETURNING pg_current_wal_insert_lsn()");
+    let last = service.end_of("b");
+    assert!(last > begin + (2 << 20), "{end}");
+    let target = cluster.make_folder("received");
+    let segment = cluster.data().join("pg_wal").join(&first);
+    succeed(tools.shell(&format!("cp {} {}", segment.display(), target.display())));
+    let mut receive = tools.towards("pg_receivewal", service.address);
+    receive.arg("-D").arg(&target).args(["--no-loop", "--endpos", &last.to_string()]);
+    receive.env("PGOPTIONS", "-c howdah.branch=b");
+    succeed(receive);
+    let branch_point = SegmentName::of(1, begin, 1 << 20).to_string();
+    // Before the segment of the branch point, the ancestor's; from there on, the compute's.
+    let compared = format!(
+        "set -e; cd {target}; for f in *[0-9A-F]; do if [ $f \\< {branch_point} ]; then d={main}; else d={own}; fi; \
+         cmp $f $d/pg_wal/$f; done; ls *[0-9A-F] | wc -l; \
+         for f in *.partial; do mv $f ${{f%.partial}}; done; pg_waldump -q -p . {first} {after} -e {last}",
+        target = target.display(),
+        main = cluster.data().display(),
+        own = writer.data.display(),
+        after = SegmentName::of(1, last, 1 << 20),
+    );
+    let mut shell = tools.shell(&compared);
+    shell.env("PATH", format!("{}:/usr/bin:/bin", crate::tools::BIN));
+    let count: u32 = succeed(shell).trim().parse().expect("a number");
+    assert!(count > 8, "{count} segments");
+    writer.kill();
     service.stop();
 }
