@@ -36,13 +36,13 @@ pub struct Pooler {
 
 struct Running {
     router: Rc<Router>,
-    listeners: Listeners,
     /// Mailbox, cron, watcher of idle servers, reloads, statistics.
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.router.listeners.borrow_mut().close();
         self.tasks.drain(..).for_each(|task| task.abort());
     }
 }
@@ -61,7 +61,8 @@ impl Pooler {
     /// Where this core listens, with the ports that the system chose.
     pub fn addresses(&self) -> Vec<Address> {
         let running = self.running.borrow();
-        running.as_ref().map(|running| running.listeners.addresses.clone()).unwrap_or_default()
+        let addresses = |running: &Running| running.router.listeners.borrow().addresses.clone();
+        running.as_ref().map(addresses).unwrap_or_default()
     }
 
     /// What every core knows of its pools, in the order of the cores. Empty unless it runs.
@@ -131,12 +132,14 @@ impl Pooler {
         for address in &listeners.addresses {
             tracing::info!(%address, "pooler listening");
         }
-        self.running.replace(Some(Running { router, listeners, tasks }));
+        router.listeners.replace(listeners);
+        self.running.replace(Some(Running { router, tasks }));
         Ok(())
     }
 
     async fn drain(&self) {
         let Some(router) = self.close_listeners() else { return };
+        router.end_suspension();
         router.phase.set(Phase::Draining);
         router.per_core.draining.set(true);
         // They have no end of their own that one could wait for.
@@ -144,18 +147,20 @@ impl Pooler {
         router
             .until(|router| {
                 close_idle_clients(router);
-                router.clients.len() == 0
+                router.has_no_clients()
             })
             .await;
     }
 
     async fn stop_now(&self) {
         let Some(router) = self.close_listeners() else { return };
+        router.end_suspension();
         router.phase.set(Phase::Draining);
         for client in router.clients.all() {
             client.end(End::Told(shutting_down()));
         }
         router.end_replications(|_session| true);
+        router.administrators.borrow().values().for_each(|administrator| administrator.end());
         // They only have to say it; nobody waits for a client that does not listen.
         let gone = router.until(|router| router.clients.len() == 0);
         let _ = runtime::clock::timeout(Duration::from_secs(1), gone).await;
@@ -169,10 +174,10 @@ impl Pooler {
     }
 
     fn close_listeners(&self) -> Option<Rc<Router>> {
-        let mut running = self.running.borrow_mut();
-        let running = running.as_mut()?;
-        running.listeners.close();
-        Some(Rc::clone(&running.router))
+        let running = self.running.borrow();
+        let router = &running.as_ref()?.router;
+        router.listeners.borrow_mut().close();
+        Some(Rc::clone(router))
     }
 }
 
@@ -180,12 +185,15 @@ pub(crate) fn shutting_down() -> Report {
     Report::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 }
 
-/// Clients between transactions have nothing to finish; in session mode all have.
+/// Clients between transactions have nothing to finish (in session mode all have), and those that wait for
+/// a server that they would not get.
 fn close_idle_clients(router: &Router) {
     for client in router.clients.all() {
         let idle = client.state.get() == ClientState::Idle
             && client.route.config().pool_mode != PoolMode::Session;
-        if idle {
+        let waits_in_vain =
+            client.state.get() == ClientState::Waiting && client.route.pool.paused.get();
+        if idle || waits_in_vain {
             client.end(End::Told(shutting_down()));
         }
     }

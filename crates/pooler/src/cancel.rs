@@ -76,7 +76,8 @@ pub(crate) fn cancel_abandoned(route: &Rc<Route>, server: &Rc<Server>) {
 fn cancel_replication(router: &Rc<Router>, index: u32, key: &[u8]) {
     let sessions = router.replications.borrow();
     let found = sessions.values().find_map(|session| session.canceled_by(index, key).cloned());
-    let Some(backend) = found else { return };
+    drop(sessions);
+    let Some(backend) = found else { return router.cancel_administrator(index, key) };
     let limit = router.rules().settings.cancel_wait_timeout;
     let Some(under_way) = UnderWay::begin() else { return };
     executor::spawn_detached(async move {

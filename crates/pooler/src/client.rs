@@ -97,6 +97,13 @@ pub(crate) enum InputRest {
     Gather,
 }
 
+impl Input {
+    /// No message has begun, and none waits.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        !self.inside && self.held.is_none()
+    }
+}
+
 /// Why a session ends.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -219,6 +226,9 @@ impl Client {
         let known = self.waker.take();
         let known = known.filter(|waker| waker.will_wake(cx.waker()));
         self.waker.set(Some(known.unwrap_or_else(|| cx.waker().clone())));
+        if self.route.per_core.suspended.get() {
+            return self.turn_suspended(cx);
+        }
         for _ in 0..TURN_PIECES_MAX {
             let replied = self.poll_replies(cx)?;
             let requested = self.poll_requests(cx)?;
@@ -227,6 +237,23 @@ impl Client {
             }
         }
         // Others of this core first.
+        cx.waker().wake_by_ref();
+        Ok(Poll::Pending)
+    }
+
+    /// Brings to its end what has begun, and goes no further.
+    #[cold]
+    fn turn_suspended(self: &Rc<Client>, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
+        for _ in 0..TURN_PIECES_MAX {
+            if self.is_quiet() {
+                return Ok(Poll::Pending);
+            }
+            let replied = self.poll_replies(cx)?;
+            let requested = !self.is_quiet() && self.poll_requests(cx)?;
+            if !replied && !requested {
+                return Ok(Poll::Pending);
+            }
+        }
         cx.waker().wake_by_ref();
         Ok(Poll::Pending)
     }

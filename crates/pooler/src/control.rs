@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use runtime::app::Stop;
+use runtime::executor;
 use runtime::nodepool::Control;
 use rustls::crypto::CryptoProvider;
 
@@ -55,10 +56,16 @@ pub(crate) async fn reload(
 }
 
 /// The console's SHUTDOWN.
-pub(crate) fn shutdown(router: &Router, how: Shutdown) {
-    let Some(control): Option<&Control> = router.control.as_ref() else { return };
+pub(crate) fn shutdown(router: &Rc<Router>, how: Shutdown) {
+    let Some(control): Option<Control> = router.control.clone() else { return };
     match how {
         Shutdown::Immediate => control.stop(Stop::Now),
-        Shutdown::WaitForServers | Shutdown::WaitForClients => control.stop(Stop::Drain),
+        Shutdown::After(what) => {
+            let router = Rc::clone(router);
+            executor::spawn_detached(async move {
+                orders::ask_all(&router, &Command::Finish(what)).await;
+                control.stop(Stop::Now);
+            });
+        }
     }
 }

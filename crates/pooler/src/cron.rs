@@ -45,6 +45,13 @@ impl Cron {
         }
     }
 
+    /// Looks at everything, whatever was due.
+    pub(crate) fn look_now(&self) {
+        self.next.set(Some(clock::now()));
+        self.next_clients.set(Some(clock::now()));
+        self.wake();
+    }
+
     pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -73,6 +80,8 @@ impl Router {
     pub(crate) async fn run_cron(self: Rc<Router>) {
         loop {
             self.sleep_until_due().await;
+            // Nobody's time counts who must do nothing; afterwards all is looked at again.
+            self.until(|router| !router.is_suspended()).await;
             let now = clock::now();
             if self.cron.next_clients.get().is_some_and(|at| at <= now) {
                 self.cron.next_clients.set(None);

@@ -26,7 +26,8 @@ use crate::cancel::{self, CancelTarget};
 use crate::census::{Full, Place, Whose};
 use crate::client::{Client, Parts};
 use crate::console::snapshot::Connection;
-use crate::console::{CONSOLE_DATABASES, Console, Flow, WELCOME_PARAMETERS};
+use crate::console::{CONSOLE_DATABASES, Console, WELCOME_PARAMETERS};
+use crate::console_client::Administrator;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::hba::{Attempt, Method, Origin};
 use crate::limits::{CANCEL_KEY_BYTES, NEGOTIATIONS_MAX, STARTUP_PARAMETERS_MAX, STARVED_MS};
@@ -35,7 +36,7 @@ use crate::parameters::{self, ParameterSet};
 use crate::registry;
 use crate::replication;
 use crate::route::{Greeting, Route, RouteKey, Welcome};
-use crate::router::{Phase, Router};
+use crate::router::Router;
 use crate::rules::{ConsoleRight, Rules};
 use crate::settings::{Secret, or_forever};
 use crate::target::Step;
@@ -44,7 +45,7 @@ use runtime::tls::{ALPN_POSTGRESQL, Transport};
 /// Who has come in.
 enum Arrived {
     Client(Rc<Client>),
-    Console(Box<(Console, Transport)>),
+    Console(Box<(Rc<Administrator>, Console, Transport)>),
     Replication(Rc<replication::Session>, Box<Transport>),
     /// A cancel request, or somebody who was turned away.
     Nobody,
@@ -76,8 +77,8 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
             client.serve().await;
         }
         Arrived::Console(console) => {
-            let (console, stream) = *console;
-            Box::pin(serve_console(&router, console, stream)).await;
+            let (administrator, console, stream) = *console;
+            Box::pin(administrator.serve(&router, console, stream)).await;
             router.links.clients.fetch_sub(1, Ordering::Relaxed);
         }
         Arrived::Replication(session, stream) => {
@@ -113,8 +114,8 @@ async fn arrive(
             router.clients.insert(&client);
             Arrived::Client(client)
         }
-        Ok(Seat::Console(console)) => match arrival.stream {
-            Some(stream) => Arrived::Console(Box::new((console, stream))),
+        Ok(Seat::Console(administrator, console)) => match arrival.stream {
+            Some(stream) => Arrived::Console(Box::new((administrator, console, stream))),
             None => Arrived::Nobody,
         },
         Ok(Seat::Replication(session)) => match arrival.stream {
@@ -140,7 +141,7 @@ async fn arrive(
 /// What a client has been let in to.
 enum Seat {
     Client(Box<Parts>),
-    Console(Console),
+    Console(Rc<Administrator>, Console),
     Replication(Rc<replication::Session>),
     None,
 }
@@ -231,7 +232,7 @@ impl Arrival<'_> {
         if CONSOLE_DATABASES.contains(&wanted.database.as_str()) {
             return self.console(wanted).await;
         }
-        if self.router.phase.get() != Phase::Running {
+        if self.router.is_finishing() {
             return Err(fatal(SqlState::CANNOT_CONNECT_NOW, "the pooler is shutting down"));
         }
         let base = self.router.base_of(&self.rules, &wanted.database);
@@ -692,13 +693,32 @@ impl Arrival<'_> {
         for (name, value) in WELCOME_PARAMETERS {
             write::parameter_status(&mut out, name, value);
         }
-        write::backend_key_data(&mut out, std::process::id(), &[0; 4]);
+        let index =
+            self.router.clients.reserve().ok_or_else(|| {
+                fatal(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
+            })?;
+        let mut key = [0; CANCEL_KEY_BYTES];
+        runtime::random::fill(&mut key);
+        let key = if wanted.version.has_long_cancel_keys() { &key[..] } else { &key[..4] };
+        write::backend_key_data(&mut out, registry::process_id(self.router.core, index), key);
         write::ready_for_query(&mut out, TransactionStatus::Idle);
         self.stream().queue(&out);
         if let Some(rest) = std::mem::take(&mut self.handshake).into_rest() {
             self.stream().unrecv(rest);
         }
-        Ok(Seat::Console(Console::new(&wanted.user, right)))
+        let console = Console::new(&wanted.user, right);
+        let is_name = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("application_name");
+        let application_name = wanted.parameters.iter().find(is_name);
+        let mut line = Connection {
+            id: self.router.new_id(),
+            user: wanted.user.clone(),
+            database: wanted.database.clone(),
+            connect_time_micros: clock::wall_micros(),
+            application_name: application_name.map(|(_, value)| value.clone()).unwrap_or_default(),
+            ..Connection::default()
+        };
+        crate::orders::describe(&mut line, self.stream());
+        Ok(Seat::Console(Administrator::new(index, key, line), console))
     }
 
     /// PgBouncer lets whoever runs the pooler into its console without a password, by unix socket.
@@ -745,21 +765,5 @@ struct OnDrop<F: Fn()>(F);
 impl<F: Fn()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         (self.0)();
-    }
-}
-
-async fn serve_console(router: &Rc<Router>, mut console: Console, stream: Transport) {
-    let host = crate::orders::host(router);
-    loop {
-        let Ok(chunk) = stream.recv().await else { return };
-        if chunk.is_empty() {
-            return;
-        }
-        let mut out = Vec::new();
-        let flow = console.feed(&chunk, &host, &mut out).await;
-        stream.queue(&out);
-        if flow == Flow::Close {
-            return;
-        }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Ask {
     pub(crate) limits: Limits,
     /// Since when its oldest client waits.
     pub(crate) since: Instant,
+    /// Nobody has told it yet what servers of the route say at login, and its clients wait for that.
+    pub(crate) wants_welcome: bool,
 }
 
 /// Why a permit cannot be given.
@@ -143,6 +145,7 @@ mod tests {
             route: RouteName { database: database.to_owned(), user: user.to_owned() },
             limits: Limits { pool: limits.0, database: limit(limits.1), user: limit(limits.2) },
             since: Instant(0),
+            wants_welcome: false,
         }
     }
 

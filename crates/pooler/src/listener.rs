@@ -17,8 +17,10 @@ use crate::rules::Rules;
 use crate::settings::listen::ListenAddress;
 
 /// Listening sockets of one core; they close when this is dropped.
+#[derive(Default)]
 pub(crate) struct Listeners {
-    tasks: Vec<JoinHandle<()>>,
+    tcp: Vec<JoinHandle<()>>,
+    unix: Vec<JoinHandle<()>>,
     pub(crate) addresses: Vec<Address>,
 }
 
@@ -29,7 +31,7 @@ impl Listeners {
         addresses: &[ListenAddress],
     ) -> Result<Self, ListenError> {
         let settings = &router.rules().settings;
-        let mut listeners = Listeners { tasks: Vec::new(), addresses: Vec::new() };
+        let mut listeners = Listeners::default();
         for address in addresses {
             let (address, optional) = match address {
                 ListenAddress::Tcp(address) => (Address::Tcp(*address), false),
@@ -51,7 +53,8 @@ impl Listeners {
                         .map_err(|error| ListenError { address: address.clone(), error })?;
                     listeners.addresses.push(listener.local_address());
                     let router = Rc::clone(router);
-                    listeners.tasks.push(executor::spawn(accept(router, listener, unix)));
+                    let tasks = if unix { &mut listeners.unix } else { &mut listeners.tcp };
+                    tasks.push(executor::spawn(accept(router, listener, unix)));
                 }
                 Err(error) if optional => {
                     tracing::debug!(%address, %error, "not listening");
@@ -64,9 +67,13 @@ impl Listeners {
 
     /// Takes no more connections.
     pub(crate) fn close(&mut self) {
-        for task in self.tasks.drain(..) {
-            task.abort();
-        }
+        self.close_tcp();
+        self.unix.drain(..).for_each(|task| task.abort());
+    }
+
+    /// The same, but for those of the unix socket: administrators still come in by it.
+    pub(crate) fn close_tcp(&mut self) {
+        self.tcp.drain(..).for_each(|task| task.abort());
     }
 }
 
@@ -127,6 +134,7 @@ async fn accept(router: Rc<Router>, listener: Listener, spread: bool) {
                 return;
             }
         };
+        router.until(|router| !router.is_suspended()).await;
         if router.rules().version != rules.version {
             rules = router.rules();
             let _refused = listener.set_keepalive(probes(&rules).as_ref());

@@ -11,6 +11,7 @@ use std::time::Duration;
 use runtime::clock::{self, Instant};
 use runtime::net::Address;
 
+use crate::console::snapshot::HostName;
 use crate::limits::{HOST_ADDRESSES_MAX, HOST_NAMES_MAX};
 use crate::settings::Settings;
 
@@ -19,6 +20,8 @@ use crate::settings::Settings;
 pub(crate) struct Names {
     known: RefCell<BTreeMap<String, Entry>>,
     turn: Cell<usize>,
+    /// Look-ups under way.
+    pub(crate) lookups: Cell<u64>,
 }
 
 struct Entry {
@@ -42,7 +45,9 @@ impl Names {
             Err(_a_name) => match self.known(host, clock::now()) {
                 Some(found) => found,
                 None => {
+                    let under_way = UnderWay::begin(&self.lookups);
                     let found = look_up(host).await?;
+                    drop(under_way);
                     self.learn(host, clock::now(), &found, settings);
                     found
                 }
@@ -53,6 +58,22 @@ impl Names {
         let first = turn % found.len().max(1);
         found.rotate_left(first);
         Ok(found.into_iter().map(|ip| Address::Tcp(SocketAddr::new(ip, port))).collect())
+    }
+
+    /// What SHOW DNS_HOSTS prints.
+    pub(crate) fn lines(&self, now: Instant) -> Vec<HostName> {
+        let known = self.known.borrow();
+        let fresh = known.iter().filter(|(_, entry)| now < entry.until);
+        let addresses = |found: &Found| {
+            found.iter().flatten().map(|address| address.to_string()).collect::<Vec<String>>()
+        };
+        fresh
+            .map(|(name, entry)| HostName {
+                name: name.clone(),
+                ttl_seconds: (entry.until - now).as_secs(),
+                addresses: addresses(&entry.found),
+            })
+            .collect()
     }
 
     fn known(&self, host: &str, now: Instant) -> Option<Found> {
@@ -68,6 +89,22 @@ impl Names {
             known.pop_first();
         }
         known.insert(host.to_owned(), Entry { until: now + time, found: found.clone() });
+    }
+}
+
+/// A look-up, counted however it ends.
+struct UnderWay<'a>(&'a Cell<u64>);
+
+impl<'a> UnderWay<'a> {
+    fn begin(count: &'a Cell<u64>) -> UnderWay<'a> {
+        count.set(count.get() + 1);
+        UnderWay(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -117,6 +154,16 @@ mod tests {
         let later = start + SECOND * 3;
         assert!(names.known("here", later).is_some() && names.known("nowhere", later).is_none());
         assert_eq!(names.known("here", start + SECOND * 10), None);
+        names.learn("shown", start, &found(&["10.0.0.1", "::1"]), &settings);
+        names.learn("failed", start, &Err("no such host".to_owned()), &settings);
+        let shown: Vec<_> = names
+            .lines(soon)
+            .into_iter()
+            .map(|line| (line.name, line.addresses.join(",")))
+            .collect();
+        let expected =
+            [("failed", ""), ("here", "10.0.0.1"), ("nowhere", ""), ("shown", "10.0.0.1,::1")];
+        assert_eq!(shown, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use runtime::net::Address;
 use runtime::tls::{TlsStream, Transport};
 
 use crate::client::{Client, ClientState, End};
-use crate::command::{Answer, Command};
+use crate::command::{Answer, Command, Finish, Order};
 use crate::console::Host;
 use crate::console::snapshot::{
     Connection, ConnectionState, DatabaseState, Memory, Pool, Snapshot, State,
@@ -77,46 +77,8 @@ impl Router {
     /// Carries out an order on this core; waits until it is done.
     pub(crate) async fn carry_out(self: &Rc<Router>, command: Command) -> Answer {
         match command {
-            Command::Pause { database } => self.pause(database).await,
-            Command::Resume { database } => self.resume(database.as_deref()),
-            Command::Disable { database } => {
-                self.disabled.borrow_mut().insert(database);
-                Answer::Done
-            }
-            Command::Enable { database } => {
-                self.disabled.borrow_mut().remove(&database);
-                Answer::Done
-            }
-            Command::Reconnect { database } => {
-                self.matching(database.as_deref()).iter().for_each(Route::reconnect);
-                Answer::Done
-            }
-            Command::Kill { database } => {
-                self.mark_paused(database.as_deref(), true);
-                let clients = self.clients.all();
-                for route in self.matching(database.as_deref()) {
-                    route.kill(&clients);
-                }
-                self.end_replications(|session| {
-                    database.as_deref().is_none_or(|name| session.database() == name)
-                });
-                Answer::Done
-            }
-            Command::KillClient { id } => self.kill_client(id),
-            Command::WaitClose { database } => {
-                self.until(|router| {
-                    router.matching(database.as_deref()).iter().all(|route| {
-                        let generation = route.pool.generation.get();
-                        route.pool.servers().iter().all(|server| server.generation == generation)
-                    })
-                })
-                .await;
-                Answer::Done
-            }
-            Command::Suspend => {
-                self.phase.set(Phase::Suspended);
-                self.pause(None).await
-            }
+            Command::Order(order) => self.carry_out_order(order).await,
+            Command::Finish(what) => self.finish(what).await,
             Command::Reload { rules } => {
                 // Loaded once before by whoever sent the order, so it does not fail now.
                 match TlsConfigs::load(&rules.settings, &self.options.provider) {
@@ -136,6 +98,39 @@ impl Router {
                 false => Answer::Busy,
             },
         }
+    }
+
+    async fn carry_out_order(self: &Rc<Router>, order: Order) -> Answer {
+        match order {
+            Order::Pause { database } => return self.pause(database).await,
+            Order::Resume { database } => self.resume(database.as_deref()),
+            Order::Disable { database } => drop(self.disabled.borrow_mut().insert(database)),
+            Order::Enable { database } => drop(self.disabled.borrow_mut().remove(&database)),
+            Order::Reconnect { database } => {
+                self.matching(database.as_deref()).iter().for_each(Route::reconnect);
+                self.end_replications(|session| session.is_in(database.as_deref()));
+            }
+            Order::Kill { database } => {
+                self.mark_paused(database.as_deref(), true);
+                let clients = self.clients.all();
+                for route in self.matching(database.as_deref()) {
+                    route.kill(&clients);
+                }
+                self.end_replications(|session| session.is_in(database.as_deref()));
+            }
+            Order::KillClient { id } => return self.kill_client(id),
+            Order::WaitClose { database } => {
+                self.until(|router| {
+                    router.matching(database.as_deref()).iter().all(|route| {
+                        let generation = route.pool.generation.get();
+                        route.pool.servers().iter().all(|server| server.generation == generation)
+                    })
+                })
+                .await;
+            }
+            Order::Suspend => return self.suspend().await,
+        }
+        Answer::Done
     }
 
     /// The routes of a database, or all.
@@ -177,20 +172,54 @@ impl Router {
         }
     }
 
-    fn resume(self: &Rc<Router>, database: Option<&str>) -> Answer {
+    fn resume(self: &Rc<Router>, database: Option<&str>) {
         self.mark_paused(database, false);
-        if self.phase.get() == Phase::Suspended {
-            self.phase.set(Phase::Running);
+        if database.is_none() {
+            self.end_suspension();
         }
         for route in self.matching(database) {
             route.resume();
         }
         self.wake_waiting_for_end();
+    }
+
+    /// But for administrators.
+    pub(crate) fn has_no_clients(&self) -> bool {
+        self.clients.len() == self.administrators.borrow().len()
+    }
+
+    /// Whether it stops when somebody has gone.
+    pub(crate) fn is_finishing(&self) -> bool {
+        matches!(self.phase.get(), Phase::Draining | Phase::Releasing)
+    }
+
+    /// Takes no new clients; waits until those, or the servers, that are to go first have gone.
+    async fn finish(self: &Rc<Router>, what: Finish) -> Answer {
+        self.end_suspension();
+        self.listeners.borrow_mut().close_tcp();
+        match what {
+            Finish::Clients => {
+                self.phase.set(Phase::Draining);
+                self.until(|router| router.has_no_clients()).await;
+            }
+            Finish::Servers => {
+                self.phase.set(Phase::Releasing);
+                for route in self.routes() {
+                    route.fail_waiters(&releasing());
+                }
+                self.pause(None).await;
+                self.until(|router| router.replications.borrow().is_empty()).await;
+            }
+        }
         Answer::Done
     }
 
     fn kill_client(&self, id: u64) -> Answer {
         let Some(client) = self.clients.all().into_iter().find(|client| client.id == id) else {
+            if let Some(administrator) = self.administrators.borrow().get(&id) {
+                administrator.end();
+                return Answer::Done;
+            }
             let ended = self.end_replications(|session| session.id == id);
             return if ended > 0 { Answer::Done } else { Answer::Unknown };
         };
@@ -214,6 +243,7 @@ impl Router {
             core: self.core,
             rules_version: self.rules().version,
             state,
+            finishing: self.is_finishing(),
             pools: routes.iter().map(|route| pool(route, &clients)).collect(),
             clients: clients.iter().map(|client| client_line(client)).collect(),
             servers: routes
@@ -231,8 +261,12 @@ impl Router {
                 used: self.per_core.statements.len() as u64,
                 free: 0,
             }],
+            names: self.names.lines(clock::now()),
+            lookups: self.names.lookups.get(),
             averages_cover_micros: micros(self.period.get().covered(now_micros())),
         };
+        let administrators = self.administrators.borrow();
+        snapshot.clients.extend(administrators.values().map(|one| one.line.clone()));
         self.add_replications(&mut snapshot);
         snapshot
     }
@@ -277,6 +311,11 @@ impl Router {
         };
         names.into_iter().map(state).collect()
     }
+}
+
+/// What clients are told who would have to wait for a server that SHUTDOWN waits for.
+pub(crate) fn releasing() -> Report {
+    Report::fatal(SqlState::ADMIN_SHUTDOWN, "server shutting down")
 }
 
 pub(crate) fn now_micros() -> u64 {

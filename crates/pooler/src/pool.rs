@@ -20,9 +20,10 @@ use crate::lookup::Lookups;
 use crate::queue::Queue;
 use crate::relay::reply;
 use crate::route::Route;
+use crate::router::Phase;
 use crate::server::{Server, ServerState};
 use crate::settings::{PoolMode, enabled};
-use crate::{backend, cancel, reset};
+use crate::{backend, cancel, orders, reset};
 
 #[derive(Default)]
 pub(crate) struct Pool {
@@ -108,6 +109,9 @@ impl Route {
     pub(crate) fn wait(self: &Rc<Route>, client: &Rc<Client>) -> Result<(), Report> {
         if let Some(report) = self.recent_failure() {
             return Err(report);
+        }
+        if self.router.upgrade().is_some_and(|router| router.phase.get() == Phase::Releasing) {
+            return Err(orders::releasing());
         }
         self.pool.queue.push(client);
         self.tell_waiter(client);

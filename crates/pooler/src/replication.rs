@@ -120,6 +120,15 @@ impl Session {
         &self.route.key.user
     }
 
+    /// Whether it is to this database; `None`: any.
+    pub(crate) fn is_in(&self, database: Option<&str>) -> bool {
+        database.is_none_or(|name| self.database() == name)
+    }
+
+    pub(crate) fn is_of(&self, route: &Rc<Route>) -> bool {
+        Rc::ptr_eq(&self.route, route)
+    }
+
     /// Whom to ask to cancel what the server runs, if this is the session of that key.
     pub(crate) fn canceled_by(&self, index: u32, key: &[u8]) -> Option<&Backend> {
         (self.index == index && pg::auth::equal(&self.key, key)).then_some(&self.backend)

@@ -30,6 +30,8 @@ pub(crate) struct PerCore {
     pub(crate) scratch: RefCell<Vec<u8>>,
     /// Clients go when their transaction ends.
     pub(crate) draining: Cell<bool>,
+    /// Clients do nothing while they are quiet.
+    pub(crate) suspended: Cell<bool>,
 }
 
 impl PerCore {

@@ -24,10 +24,12 @@ use crate::census::{Census, Counter, Counters, Whose};
 use crate::client::{Client, End};
 use crate::command::{Answer, Command};
 use crate::console::CONSOLE_DATABASES;
+use crate::console_client::Administrator;
 use crate::control::PoolerOptions;
 use crate::cron::Cron;
 use crate::home::{Ask, Home, Limits, Refused, RouteName};
 use crate::limits::{MAILBOX_CAPACITY, TARGET_ROUTES_MAX};
+use crate::listener::Listeners;
 use crate::names::Names;
 use crate::orders::now_micros;
 use crate::parameters::{ParameterSets, Tracked};
@@ -69,7 +71,10 @@ pub(crate) enum Message {
         route: RouteName,
         to: usize,
         since: Instant,
+        wants_welcome: bool,
     },
+    /// What servers of this route say at login, to a core that asked.
+    Welcome(RouteName, Vec<(String, String)>),
     /// A connection that moves in, and what servers of its route say at login.
     Server(RouteName, Box<Moving>, Vec<(String, String)>),
     Command(Command, Reply<Answer>),
@@ -82,11 +87,17 @@ pub struct Links {
     senders: OnceLock<Box<[OnceLock<Sender<Message>>]>>,
     /// Clients of all cores, those that are logging in included.
     pub(crate) clients: AtomicU32,
+    /// Of these, clients of the console.
+    pub(crate) administrators: AtomicU32,
 }
 
 impl Links {
     pub fn new() -> Arc<Links> {
-        Arc::new(Links { senders: OnceLock::new(), clients: AtomicU32::new(0) })
+        Arc::new(Links {
+            senders: OnceLock::new(),
+            clients: AtomicU32::new(0),
+            administrators: AtomicU32::new(0),
+        })
     }
 
     /// Makes the mailbox of one core.
@@ -104,6 +115,10 @@ impl Links {
         self.senders.get()?.get(core)?.get()
     }
 
+    pub(crate) fn has_no_administrators(&self) -> bool {
+        self.administrators.load(Ordering::Relaxed) == 0
+    }
+
     fn cores(&self) -> usize {
         self.senders.get().map_or(0, |senders| senders.len())
     }
@@ -119,6 +134,8 @@ pub(crate) struct Router {
     pub(crate) clients: Registry,
     /// By number.
     pub(crate) replications: RefCell<BTreeMap<u64, Rc<replication::Session>>>,
+    pub(crate) administrators: RefCell<BTreeMap<u64, Rc<Administrator>>>,
+    pub(crate) listeners: RefCell<Listeners>,
     pub(crate) keys: KeyCache,
     pub(crate) names: Names,
     /// The account of connections; on core 0 only.
@@ -151,8 +168,11 @@ pub(crate) struct Router {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Running,
-    /// No new clients; those that are there finish their transactions.
+    /// No new clients; those that are there finish their transactions, or (the console's SHUTDOWN
+    /// WAIT_FOR_CLIENTS) their sessions.
     Draining,
+    /// No new clients, and nobody waits for a server: SHUTDOWN WAIT_FOR_SERVERS.
+    Releasing,
     Suspended,
 }
 
@@ -172,6 +192,7 @@ impl Router {
             held_chunks: Cell::new(0),
             scratch: RefCell::default(),
             draining: Cell::new(false),
+            suspended: Cell::new(false),
         });
         let first_id = ((core as u64) << 40) | 1;
         Rc::new(Router {
@@ -183,6 +204,8 @@ impl Router {
             routes: RefCell::default(),
             clients: Registry::default(),
             replications: RefCell::default(),
+            administrators: RefCell::default(),
+            listeners: RefCell::default(),
             keys: KeyCache::new(),
             names: Names::default(),
             home: (core == 0).then(RefCell::default),
@@ -344,6 +367,7 @@ impl Router {
                 user: rule.max_user_connections,
             },
             since,
+            wants_welcome: route.welcome.borrow().is_none(),
         };
         if self.home.is_none() {
             // A full mailbox is a core in trouble; the cron asks again.
@@ -367,8 +391,8 @@ impl Router {
         match refused {
             Ok(()) => true,
             Err(Refused::Pool { richest: Some(richest) }) => {
-                let Ask { core: to, route, since, .. } = ask;
-                self.post(richest, Message::Share { route, to, since });
+                let Ask { core: to, route, since, wants_welcome, .. } = ask;
+                self.post(richest, Message::Share { route, to, since, wants_welcome });
                 false
             }
             Err(Refused::Pool { richest: None }) => false,
@@ -482,6 +506,15 @@ impl Router {
         }
     }
 
+    /// All servers of a route may be in use for long; its clients can log in nevertheless.
+    fn tell_welcome(&self, name: &RouteName, to: usize) {
+        let Some(route) = self.named(name) else { return };
+        let welcome = route.welcome.borrow().as_ref().map(|welcome| welcome.owned());
+        if let Some(welcome) = welcome {
+            self.post(to, Message::Welcome(name.clone(), welcome));
+        }
+    }
+
     /// Sends to another core (or this one); false if it does not take it.
     pub(crate) fn post(&self, core: usize, message: Message) -> bool {
         self.links.to(core).is_some_and(|sender| sender.try_send(message).is_ok())
@@ -531,7 +564,18 @@ impl Router {
                     home.borrow_mut().moved(from, to, &route);
                 }
             }
-            Message::Share { route, to, since } => self.owe(route, to, since),
+            Message::Share { route, to, since, wants_welcome } => {
+                if wants_welcome {
+                    self.tell_welcome(&route, to);
+                }
+                self.owe(route, to, since);
+            }
+            Message::Welcome(name, welcome) => {
+                if let Some(route) = self.named(&name) {
+                    learn_welcome(&route, &welcome);
+                    route.wake_logins();
+                }
+            }
             Message::Server(name, moving, welcome) => self.adopt(&name, *moving, &welcome),
             Message::Counter(whose, reply) => {
                 if let Some(census) = &self.census {
@@ -558,10 +602,7 @@ impl Router {
     fn adopt(self: &Rc<Router>, name: &RouteName, moving: Moving, welcome: &[(String, String)]) {
         let route = self.named(name);
         if let Some(route) = &route {
-            let parameters = welcome.iter();
-            let parameters =
-                parameters.map(|(name, value)| (name.as_str().into(), value.as_str().into()));
-            route.learn_welcome(parameters.collect());
+            learn_welcome(route, welcome);
         }
         let generation = route.as_ref().map_or(0, |route| route.pool.generation.get());
         let server = moving.settle(&self.per_core, generation);
@@ -640,9 +681,17 @@ impl Router {
             if !old.servers_survive(&rules, database, user) {
                 route.welcome.replace(None);
                 route.reconnect();
+                self.end_replications(|session| session.is_of(&route));
             }
             route.open_if_needed();
         }
         self.cron.wake();
     }
+}
+
+/// What another core was told by a server of the route.
+fn learn_welcome(route: &Route, welcome: &[(String, String)]) {
+    let parameters = welcome.iter();
+    let parameters = parameters.map(|(name, value)| (name.as_str().into(), value.as_str().into()));
+    route.learn_welcome(parameters.collect());
 }

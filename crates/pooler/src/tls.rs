@@ -61,8 +61,9 @@ fn for_servers(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<ClientTls>, TlsConfigError> {
     let mode = match settings.server_tls_sslmode {
-        SslMode::Disable | SslMode::Allow => return Ok(None),
-        SslMode::Prefer => runtime::tls::SslMode::Prefer,
+        SslMode::Disable => return Ok(None),
+        // libpq would try without TLS first; PgBouncer (`server.c`, every mode but disable) does not.
+        SslMode::Allow | SslMode::Prefer => runtime::tls::SslMode::Prefer,
         SslMode::Require => runtime::tls::SslMode::Require,
         SslMode::VerifyCa => runtime::tls::SslMode::VerifyCa,
         SslMode::VerifyFull => runtime::tls::SslMode::VerifyFull,

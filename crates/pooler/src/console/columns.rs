@@ -202,7 +202,7 @@ static USERS: [Column; 8] = [
 static VERSION: [Column; 1] = [text("version")];
 
 /// SHOW HELP.
-pub(super) const HELP_ROWS: [(&str, &str); 19] = [
+pub(super) const HELP_ROWS: [(&str, &str); 20] = [
     (
         "SHOW HELP|VERSION|CONFIG|STATE",
         "this list, the version, the settings, whether all is paused",
@@ -211,7 +211,8 @@ pub(super) const HELP_ROWS: [(&str, &str); 19] = [
     ("SHOW POOLS", "clients and servers by database and user"),
     ("SHOW CLIENTS|SERVERS|SOCKETS", "one row for each connection"),
     ("SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS", "what has been done, by database or in all"),
-    ("SHOW PEERS|PEER_POOLS|DNS_HOSTS|DNS_ZONES", "always empty, for existing tools"),
+    ("SHOW DNS_HOSTS", "host names of servers that are remembered"),
+    ("SHOW PEERS|PEER_POOLS|DNS_ZONES", "always empty, for existing tools"),
     ("SET key = value", "change a setting until the next RELOAD"),
     ("RELOAD", "read the configuration again; a broken one changes nothing"),
     ("PAUSE [db]", "wait until servers are free, close them, let clients wait"),
@@ -222,10 +223,10 @@ pub(super) const HELP_ROWS: [(&str, &str); 19] = [
     ("WAIT_CLOSE [db]", "wait until RECONNECT or RELOAD have replaced them"),
     ("KILL [db]", "drop clients and servers at once, then as after PAUSE"),
     ("KILL_CLIENT id", "drop one client, by its id in SHOW CLIENTS"),
-    ("SUSPEND", "stop reading from clients"),
+    ("SUSPEND", "stop reading from clients and servers, between messages"),
     ("SHUTDOWN", "stop at once"),
     (
         "SHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS",
-        "stop when transactions, or clients, have ended",
+        "take no new clients, stop when all servers are free, or all clients gone",
     ),
 ];

@@ -9,7 +9,7 @@ use super::snapshot::{Snapshot, State};
 use super::statement::{Show, Statement};
 use super::table::Value;
 use super::{CONSOLE_DATABASES, Host};
-use crate::command::{Answer, Command};
+use crate::command::{Answer, Command, Order};
 use crate::rules::ConsoleRight;
 use crate::settings::file::SettingsError;
 use crate::settings::options::{self, Effect};
@@ -28,8 +28,9 @@ pub(super) async fn run(
     if right != ConsoleRight::Admin && !statement.only_reads() {
         return Err(Report::error(SqlState::INSUFFICIENT_PRIVILEGE, "admin access needed"));
     }
+    let tag = tag(&statement);
     if !statement.only_reads() {
-        tracing::info!(user, command = tag(&statement), "console command");
+        tracing::info!(user, command = tag, "console command");
     }
     match statement {
         Statement::Show(show) => show_rows(show, host).await,
@@ -45,46 +46,33 @@ pub(super) async fn run(
             (host.shutdown)(how);
             Ok(done("SHUTDOWN"))
         }
-        Statement::KillClient { id } => {
-            let answers = (host.ask)(Command::KillClient { id }).await;
-            if answers.iter().all(|answer| matches!(answer, Answer::Unknown)) {
-                return Err(Report::error(SqlState::UNDEFINED_OBJECT, "client not found"));
-            }
-            Ok(done("KILL_CLIENT"))
+        Statement::Order(order) => carry_out(order, host).await,
+        Statement::Empty | Statement::Nothing(_) | Statement::Begin | Statement::End(_) => {
+            Ok(done(tag))
         }
-        order => order_cores(order, host).await,
     }
 }
 
-/// The orders that concern databases.
-async fn order_cores(statement: Statement, host: &Host) -> Result<Outcome, Report> {
-    let tag = tag(&statement);
-    check_database(&statement, tag, host)?;
-    let command = match statement {
-        Statement::Pause { database } => {
-            check_running(host).await?;
-            Command::Pause { database }
+async fn carry_out(order: Order, host: &Host) -> Result<Outcome, Report> {
+    let name = order.name();
+    check_database(&order, host)?;
+    match &order {
+        Order::Pause { .. } | Order::Kill { .. } => drop(check_running(host).await?),
+        Order::Suspend => {
+            let snapshots = check_running(host).await?;
+            if paused_databases(&snapshots).next().is_some() {
+                return Err(not_now("cannot suspend with paused databases".to_owned()));
+            }
         }
-        Statement::Suspend => {
-            check_running(host).await?;
-            Command::Suspend
-        }
-        Statement::Kill { database } => {
-            check_running(host).await?;
-            Command::Kill { database }
-        }
-        Statement::Resume { database } => {
-            check_paused(database.as_deref(), host).await?;
-            Command::Resume { database }
-        }
-        Statement::Disable { database } => Command::Disable { database },
-        Statement::Enable { database } => Command::Enable { database },
-        Statement::Reconnect { database } => Command::Reconnect { database },
-        Statement::WaitClose { database } => Command::WaitClose { database },
-        _ => return Ok(done(tag)),
-    };
-    let _answers: Vec<Answer> = (host.ask)(command).await;
-    Ok(done(tag))
+        Order::Resume { database } => check_paused(database.as_deref(), host).await?,
+        _ => {}
+    }
+    let needs_one = matches!(order, Order::KillClient { .. });
+    let answers = (host.ask)(Command::Order(order)).await;
+    if needs_one && answers.iter().all(|answer| matches!(answer, Answer::Unknown)) {
+        return Err(Report::error(SqlState::UNDEFINED_OBJECT, "client not found"));
+    }
+    Ok(done(name))
 }
 
 async fn show_rows(show: Show, host: &Host) -> Result<Outcome, Report> {
@@ -131,21 +119,14 @@ async fn snapshots(host: &Host) -> Vec<Snapshot> {
         .collect()
 }
 
-fn check_database(statement: &Statement, tag: &str, host: &Host) -> Result<(), Report> {
-    let database = match statement {
-        Statement::Pause { database }
-        | Statement::Resume { database }
-        | Statement::Reconnect { database }
-        | Statement::Kill { database }
-        | Statement::WaitClose { database } => database.as_deref(),
-        Statement::Disable { database } | Statement::Enable { database } => Some(database.as_str()),
-        _ => None,
-    };
-    let Some(database) = database else { return Ok(()) };
+fn check_database(order: &Order, host: &Host) -> Result<(), Report> {
+    let Some(database) = order.database() else { return Ok(()) };
     if CONSOLE_DATABASES.contains(&database) {
-        let verb = tag.to_ascii_lowercase();
-        let message = format!("cannot {verb} admin db: {database}");
-        return Err(Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message));
+        let verb = match order {
+            Order::WaitClose { .. } => "wait in".to_owned(),
+            order => order.name().to_ascii_lowercase(),
+        };
+        return Err(not_now(format!("cannot {verb} admin db: {database}")));
     }
     if (host.rules)().settings.database(database).is_none() {
         let message = format!("no such database: {database}");
@@ -154,35 +135,39 @@ fn check_database(statement: &Statement, tag: &str, host: &Host) -> Result<(), R
     Ok(())
 }
 
-async fn check_running(host: &Host) -> Result<(), Report> {
-    if state(&snapshots(host).await) == State::Active {
-        return Ok(());
+async fn check_running(host: &Host) -> Result<Vec<Snapshot>, Report> {
+    let snapshots = snapshots(host).await;
+    if state(&snapshots) == State::Active {
+        return Ok(snapshots);
     }
-    Err(Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "already suspended/paused"))
+    Err(not_now("already suspended/paused".to_owned()))
 }
 
 async fn check_paused(database: Option<&str>, host: &Host) -> Result<(), Report> {
     let snapshots = snapshots(host).await;
-    let message = match database {
-        Some(name) => {
-            let states = || snapshots.iter().flat_map(|snapshot| &snapshot.databases);
-            if states().any(|state| state.name == name && state.paused) {
-                return Ok(());
-            }
-            format!("database {name} is not paused")
-        }
-        None => {
-            let any_database = || {
-                let mut states = snapshots.iter().flat_map(|snapshot| &snapshot.databases);
-                states.any(|state| state.paused)
-            };
-            if state(&snapshots) != State::Active || any_database() {
-                return Ok(());
-            }
-            "pooler is not paused/suspended".to_owned()
-        }
+    if snapshots.iter().any(|snapshot| snapshot.finishing) {
+        return Err(not_now("pooler is shutting down".to_owned()));
+    }
+    let paused = match database {
+        Some(name) => paused_databases(&snapshots).any(|paused| paused == name),
+        None => state(&snapshots) != State::Active || paused_databases(&snapshots).next().is_some(),
     };
-    Err(Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message))
+    if paused {
+        return Ok(());
+    }
+    Err(not_now(match database {
+        Some(name) => format!("database {name} is not paused"),
+        None => "pooler is not paused/suspended".to_owned(),
+    }))
+}
+
+fn not_now(message: String) -> Report {
+    Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
+fn paused_databases(snapshots: &[Snapshot]) -> impl Iterator<Item = &str> {
+    let states = snapshots.iter().flat_map(|snapshot| &snapshot.databases);
+    states.filter(|state| state.paused).map(|state| state.name.as_str())
 }
 
 fn state(snapshots: &[Snapshot]) -> State {
@@ -205,15 +190,7 @@ fn done(tag: &str) -> Outcome {
 fn tag(statement: &Statement) -> &'static str {
     match statement {
         Statement::Reload => "RELOAD",
-        Statement::Pause { .. } => "PAUSE",
-        Statement::Resume { .. } => "RESUME",
-        Statement::Disable { .. } => "DISABLE",
-        Statement::Enable { .. } => "ENABLE",
-        Statement::Reconnect { .. } => "RECONNECT",
-        Statement::Kill { .. } => "KILL",
-        Statement::KillClient { .. } => "KILL_CLIENT",
-        Statement::Suspend => "SUSPEND",
-        Statement::WaitClose { .. } => "WAIT_CLOSE",
+        Statement::Order(order) => order.name(),
         Statement::Shutdown(_) => "SHUTDOWN",
         Statement::Set { .. } => "SET",
         _ => "SHOW",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::CONSOLE_DATABASES;
 use super::columns::{HELP_ROWS, TOTALS_ROWS};
-use super::snapshot::{Connection, Pool, Replication, Snapshot, State, Target};
+use super::snapshot::{Connection, HostName, Pool, Replication, Snapshot, State, Target};
 use super::statement::Show;
 use super::table::{Row, Value};
 use crate::rules::Rules;
@@ -37,7 +37,8 @@ impl View<'_> {
             }
             Show::Config => self.config(),
             Show::Databases => self.databases(),
-            Show::DnsHosts | Show::DnsZones | Show::PeerPools | Show::Peers => Vec::new(),
+            Show::DnsHosts => self.host_names(),
+            Show::DnsZones | Show::PeerPools | Show::Peers => Vec::new(),
             Show::Help => HELP_ROWS
                 .iter()
                 .map(|&(command, description)| vec![Value::text(command), Value::text(description)])
@@ -175,6 +176,7 @@ impl View<'_> {
         let clients: usize = self.snapshots.iter().map(|snapshot| snapshot.clients.len()).sum();
         let servers: usize = self.snapshots.iter().map(|snapshot| snapshot.servers.len()).sum();
         let login: u64 = self.snapshots.iter().map(|snapshot| snapshot.login_clients).sum();
+        let lookups: u64 = self.snapshots.iter().map(|snapshot| snapshot.lookups).sum();
         let rows: [(&str, Value); 14] = [
             ("databases", Value::count(self.databases().len())),
             ("users", Value::count(self.rules.users().len())),
@@ -186,12 +188,35 @@ impl View<'_> {
             ("login_clients", Value::count(login)),
             ("free_servers", Value::Int(0)),
             ("used_servers", Value::count(servers)),
-            ("dns_names", Value::Int(0)),
+            ("dns_names", Value::count(self.names().len())),
             ("dns_zones", Value::Int(0)),
-            ("dns_queries", Value::Int(0)),
+            ("dns_queries", Value::count(lookups)),
             ("dns_pending", Value::Int(0)),
         ];
         rows.into_iter().map(|(name, items)| vec![Value::text(name), items]).collect()
+    }
+
+    /// Host names that any core remembers, each as the core that will remember it longest does.
+    fn names(&self) -> BTreeMap<&str, &HostName> {
+        let mut names: BTreeMap<&str, &HostName> = BTreeMap::new();
+        for name in self.snapshots.iter().flat_map(|snapshot| &snapshot.names) {
+            let longest = names.entry(&name.name).or_insert(name);
+            if name.ttl_seconds > longest.ttl_seconds {
+                *longest = name;
+            }
+        }
+        names
+    }
+
+    fn host_names(&self) -> Vec<Row> {
+        let row = |name: &HostName| {
+            vec![
+                Value::text(name.name.clone()),
+                Value::count(name.ttl_seconds),
+                Value::text(name.addresses.join(",")),
+            ]
+        };
+        self.names().into_values().map(row).collect()
     }
 
     fn memory(&self) -> Vec<Row> {

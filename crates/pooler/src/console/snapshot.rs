@@ -13,6 +13,8 @@ pub struct Snapshot {
     /// Version of the rules that new clients of this core get.
     pub rules_version: u64,
     pub state: State,
+    /// It waits for clients or servers to go before it stops.
+    pub finishing: bool,
     /// One entry per (database, user) that has a pool on this core.
     pub pools: Vec<Pool>,
     /// Clients that have logged in, and cancel requests under way. Console clients count.
@@ -22,6 +24,9 @@ pub struct Snapshot {
     pub login_clients: u64,
     /// Databases that are paused or disabled; the others may be left out.
     pub databases: Vec<DatabaseState>,
+    /// Host names of servers that are remembered, and look-ups under way.
+    pub names: Vec<HostName>,
+    pub lookups: u64,
     /// Buffer pools and other things of a fixed size, for SHOW MEM.
     pub memory: Vec<Memory>,
     /// How long the averages reach back: [`crate::stats::Period::covered`], µs.
@@ -209,6 +214,16 @@ pub struct DatabaseState {
     pub name: String,
     pub paused: bool,
     pub disabled: bool,
+}
+
+/// One line of SHOW DNS_HOSTS.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct HostName {
+    pub name: String,
+    /// For how long it is remembered still.
+    pub ttl_seconds: u64,
+    /// None: the look-up failed.
+    pub addresses: Vec<String>,
 }
 
 /// One line of SHOW MEM.

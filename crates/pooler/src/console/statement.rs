@@ -7,6 +7,8 @@
 use pg::sqlstate::SqlState;
 use pg::wire::error::Report;
 
+use crate::command::{Finish, Order};
+
 /// One command.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Statement {
@@ -19,31 +21,7 @@ pub(crate) enum Statement {
     /// `SELECT current_database()` and the like: the column and its text.
     Text(&'static str, String),
     Reload,
-    Pause {
-        database: Option<String>,
-    },
-    Resume {
-        database: Option<String>,
-    },
-    Disable {
-        database: String,
-    },
-    Enable {
-        database: String,
-    },
-    Reconnect {
-        database: Option<String>,
-    },
-    Kill {
-        database: Option<String>,
-    },
-    KillClient {
-        id: u64,
-    },
-    Suspend,
-    WaitClose {
-        database: Option<String>,
-    },
+    Order(Order),
     Shutdown(Shutdown),
     Set {
         key: String,
@@ -61,10 +39,7 @@ pub(crate) enum Statement {
 pub enum Shutdown {
     /// Now; clients are cut off.
     Immediate,
-    /// When every server is free: transactions end, clients do not.
-    WaitForServers,
-    /// When every client has gone.
-    WaitForClients,
+    After(Finish),
 }
 
 /// What SHOW shows.
@@ -160,27 +135,33 @@ pub(crate) fn parse(text: &str) -> Result<Statement, Report> {
     let argument = words.get(1);
     let database = || argument.map(|word| word.text.clone());
     let named = || database().ok_or_else(|| invalid(text));
+    let order = |order| Ok(Statement::Order(order));
     match bare.as_slice() {
         [] => Ok(Statement::Empty),
         ["show" | "select", ..] => show(text, &words),
         ["set", ..] => set(text, &words),
         ["reload"] => Ok(Statement::Reload),
-        ["pause"] | ["pause", _] => Ok(Statement::Pause { database: database() }),
-        ["resume"] | ["resume", _] => Ok(Statement::Resume { database: database() }),
-        ["disable", _] => Ok(Statement::Disable { database: named()? }),
-        ["enable", _] => Ok(Statement::Enable { database: named()? }),
-        ["reconnect"] | ["reconnect", _] => Ok(Statement::Reconnect { database: database() }),
-        ["kill"] | ["kill", _] => Ok(Statement::Kill { database: database() }),
+        ["pause"] | ["pause", _] => order(Order::Pause { database: database() }),
+        ["resume"] | ["resume", _] => order(Order::Resume { database: database() }),
+        ["disable", _] => order(Order::Disable { database: named()? }),
+        ["enable", _] => order(Order::Enable { database: named()? }),
+        ["disable"] | ["enable"] => Err(syntax("a database is required".to_owned())),
+        ["reconnect"] | ["reconnect", _] => order(Order::Reconnect { database: database() }),
+        ["kill"] | ["kill", _] => order(Order::Kill { database: database() }),
         ["kill_client", _] => {
             let id = argument.and_then(|word| word.text.parse().ok());
             let id = id.ok_or_else(|| syntax("invalid client id supplied".to_owned()))?;
-            Ok(Statement::KillClient { id })
+            order(Order::KillClient { id })
         }
-        ["suspend"] => Ok(Statement::Suspend),
-        ["wait_close"] | ["wait_close", _] => Ok(Statement::WaitClose { database: database() }),
+        ["suspend"] => order(Order::Suspend),
+        ["wait_close"] | ["wait_close", _] => order(Order::WaitClose { database: database() }),
         ["shutdown"] => Ok(Statement::Shutdown(Shutdown::Immediate)),
-        ["shutdown", "wait_for_servers"] => Ok(Statement::Shutdown(Shutdown::WaitForServers)),
-        ["shutdown", "wait_for_clients"] => Ok(Statement::Shutdown(Shutdown::WaitForClients)),
+        ["shutdown", "wait_for_servers"] => {
+            Ok(Statement::Shutdown(Shutdown::After(Finish::Servers)))
+        }
+        ["shutdown", "wait_for_clients"] => {
+            Ok(Statement::Shutdown(Shutdown::After(Finish::Clients)))
+        }
         ["begin", ..] | ["start", "transaction", ..] => Ok(Statement::Begin),
         ["commit" | "end", ..] => Ok(Statement::End("COMMIT")),
         ["rollback" | "abort", ..] => Ok(Statement::End("ROLLBACK")),
@@ -347,14 +328,17 @@ mod tests {
         check("SHOW  Pools ;", Statement::Show(Show::Pools));
         check("SELECT pools", Statement::Show(Show::Pools));
         check("-- hello\nRELOAD", Statement::Reload);
-        check("PAUSE", Statement::Pause { database: None });
-        check("PAUSE shop;", Statement::Pause { database: named("shop") });
-        check("pause \"Shop \"\"1\"\"\"", Statement::Pause { database: named("Shop \"1\"") });
-        check("RESUME Shop", Statement::Resume { database: named("Shop") });
-        check("kill_client 17", Statement::KillClient { id: 17 });
-        check("SHUTDOWN WAIT_FOR_CLIENTS", Statement::Shutdown(Shutdown::WaitForClients));
+        check("PAUSE", Statement::Order(Order::Pause { database: None }));
+        check("PAUSE shop;", Statement::Order(Order::Pause { database: named("shop") }));
+        check(
+            "pause \"Shop \"\"1\"\"\"",
+            Statement::Order(Order::Pause { database: named("Shop \"1\"") }),
+        );
+        check("RESUME Shop", Statement::Order(Order::Resume { database: named("Shop") }));
+        check("kill_client 17", Statement::Order(Order::KillClient { id: 17 }));
+        check("SHUTDOWN WAIT_FOR_CLIENTS", Statement::Shutdown(Shutdown::After(Finish::Clients)));
         check("SHUTDOWN", Statement::Shutdown(Shutdown::Immediate));
-        check("WAIT_CLOSE", Statement::WaitClose { database: None });
+        check("WAIT_CLOSE", Statement::Order(Order::WaitClose { database: None }));
     }
 
     #[test]
@@ -402,7 +386,6 @@ mod tests {
             "show nothing",
             "show pools clients",
             "pause a b",
-            "disable",
             "reload now",
             "shutdown later",
             "set a",

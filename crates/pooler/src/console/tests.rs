@@ -13,6 +13,7 @@ use pg::wire::frontend::write;
 
 use super::snapshot::{DatabaseState, Snapshot, State};
 use super::*;
+use crate::command::Order;
 
 /// What the two cores of the fake pooler were told, and what they say of themselves.
 #[derive(Default)]
@@ -36,11 +37,13 @@ fn host(pooler: &Rc<Pooler>) -> Host {
                         Answer::Snapshot(Box::new(other)),
                     ]));
                 }
-                Command::KillClient { id: 7 } => Answer::Done,
-                Command::KillClient { .. } => Answer::Unknown,
+                Command::Order(Order::KillClient { id: 7 }) => Answer::Done,
+                Command::Order(Order::KillClient { .. }) => Answer::Unknown,
                 _ => Answer::Done,
             };
-            asked.told.borrow_mut().push(format!("{command:?}"));
+            if let Command::Order(order) = &command {
+                asked.told.borrow_mut().push(format!("{order:?}"));
+            }
             Box::pin(ready(vec![Answer::Unknown, answer]))
         }),
         rules: Box::new(move || Arc::new(rules(ruled.settings.borrow().clone()))),
@@ -163,7 +166,7 @@ fn orders_reach_all_cores() {
             "KillClient { id: 7 }",
             "WaitClose { database: None }",
             "Suspend",
-            "WaitForClients",
+            "After(Clients)",
         ]
     );
 }
@@ -188,11 +191,21 @@ fn statistics_users_may_only_look() {
 #[test]
 fn what_is_not_there_is_refused() {
     check(
-        &["PAUSE gone", "KILL pgbouncer", "RECONNECT howdah", "KILL_CLIENT 8", "nonsense"],
+        &[
+            "PAUSE gone",
+            "KILL pgbouncer",
+            "RECONNECT howdah",
+            "WAIT_CLOSE howdah",
+            "DISABLE",
+            "KILL_CLIENT 8",
+            "nonsense",
+        ],
         &[
             "3D000 no such database: gone",
             "55000 cannot kill admin db: pgbouncer",
             "55000 cannot reconnect admin db: howdah",
+            "55000 cannot wait in admin db: howdah",
+            "42601 a database is required",
             "42704 client not found",
             "42601 invalid command 'nonsense', use SHOW HELP;",
         ],
@@ -214,6 +227,16 @@ fn pause_and_resume_must_alternate() {
     assert_eq!(
         type_in(&pooler, ConsoleRight::Admin, &["PAUSE", "KILL", "RESUME shop", "RESUME"]),
         ["55000 already suspended/paused", "55000 already suspended/paused", "RESUME", "RESUME"]
+    );
+    pooler.snapshot.borrow_mut().state = State::Active;
+    assert_eq!(
+        type_in(&pooler, ConsoleRight::Admin, &["SUSPEND"]),
+        ["55000 cannot suspend with paused databases"]
+    );
+    pooler.snapshot.borrow_mut().finishing = true;
+    assert_eq!(
+        type_in(&pooler, ConsoleRight::Admin, &["RESUME shop", "RESUME"]),
+        ["55000 pooler is shutting down", "55000 pooler is shutting down"]
     );
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use pg::wire::frontend;
 use pg::wire::frontend::{Format, Target};
-use pooler::settings::{Settings, User};
+use pg::wire::startup;
+use pooler::settings::{Database, Host, Settings, User};
 use runtime::clock;
 
 use crate::world::{World, run, settings};
@@ -256,4 +257,161 @@ fn drivers_that_prepare_get_their_rows() {
         assert_eq!(answers[1..], ["SHOW", "ready I"], "{answers:?}");
         assert!(answers[0].starts_with("row pgbouncer|pgbouncer|"), "{answers:?}");
     });
+}
+
+#[test]
+fn administrators_are_clients_too() {
+    run(settings(), async |world| {
+        let mut other = world.log_in("pgbouncer").await;
+        let clients = rows(world, "SHOW CLIENTS", "C").await;
+        let of = |database: &str| clients.iter().filter(|row| row[2] == database).count();
+        assert_eq!((of("pgbouncer"), of("howdah")), (1, 1), "that one and this: {clients:?}");
+        assert!(clients.iter().all(|row| row[1] == "ann" && row[4] == "active"), "{clients:?}");
+        assert!(clients.iter().all(|row| row[5] == "127.0.0.1" && row[9] != "NULL"), "{clients:?}");
+        let pools = rows(world, "SHOW POOLS", "pgbouncer").await;
+        assert_eq!(pools[0][2], "2", "active clients");
+        let used = rows(world, "SHOW LISTS", "used_clients").await;
+        assert_eq!(used[0][1], "2");
+        let id = clients.iter().find(|row| row[2] == "pgbouncer").map(|row| row[20].clone());
+        let kill = format!("KILL_CLIENT {}", id.expect("it is listed"));
+        assert_eq!(world.console(&kill).await, ["KILL_CLIENT", "ready I"]);
+        other.until_closed().await;
+        world
+            .until("only who asks is left", async || {
+                rows(world, "SHOW CLIENTS", "C").await.len() == 1
+            })
+            .await;
+    });
+}
+
+#[test]
+fn suspended_clients_are_read_no_further() {
+    run(settings(), async |world| {
+        let mut inside = world.log_in("shop").await;
+        inside.query("begin").await;
+        assert_eq!(inside.answers().await, ["BEGIN", "ready T"]);
+        let mut idle = world.log_in("shop").await;
+        let mut admin = world.log_in("howdah").await;
+        admin.query("SUSPEND").await;
+        assert_eq!(admin.answers().await, ["SUSPEND", "ready I"], "an open transaction may stay");
+        inside.query("inside").await;
+        idle.query("idle").await;
+        let mut new = world.connect().await;
+        new.start("ann", "shop").await;
+        for client in [&mut inside, &mut idle, &mut new] {
+            let early = clock::timeout(Duration::from_millis(50), client.message()).await;
+            assert!(early.is_err(), "nobody is answered");
+        }
+        assert!(!world.server.queries.borrow().iter().any(|query| query.ends_with("e")));
+        admin.query("SHOW STATE").await;
+        let state = admin.answers().await;
+        assert!(state.contains(&"row suspended|yes".to_owned()), "{state:?}");
+        for command in ["SUSPEND", "PAUSE", "KILL"] {
+            admin.query(command).await;
+            assert_eq!(
+                admin.answers().await,
+                ["ERROR 55000 already suspended/paused", "ready I"],
+                "{command}"
+            );
+        }
+        admin.query("RESUME").await;
+        assert_eq!(admin.answers().await, ["RESUME", "ready I"]);
+        assert_eq!(inside.answers().await, ["row inside", "SELECT 1", "ready I"]);
+        assert_eq!(idle.answers().await, ["row idle", "SELECT 1", "ready I"]);
+        assert_eq!(new.answers().await, ["ready I"]);
+    });
+}
+
+#[test]
+fn who_is_in_the_middle_of_something_at_suspend_timeout_is_cut_off() {
+    let settings = Settings {
+        suspend_timeout: Duration::from_millis(100),
+        default_pool_size: 1,
+        ..settings()
+    };
+    run(settings, async |world| {
+        let mut holder = world.log_in("shop").await;
+        holder.query("begin").await;
+        assert_eq!(holder.answers().await, ["BEGIN", "ready T"]);
+        let mut waits = world.log_in("shop").await;
+        waits.query("never").await;
+        let mut half = world.log_in("other").await;
+        half.send(b"Q\0\0\0\x10sel").await;
+        world
+            .until("it waits", async || world.pools().await.iter().any(|p| p.waiting() == 1))
+            .await;
+        let mut admin = world.log_in("howdah").await;
+        admin.query("SUSPEND").await;
+        assert_eq!(admin.answers().await, ["SUSPEND", "ready I"]);
+        let cut_off = ["FATAL 57P01 suspend_timeout", "closed"];
+        assert_eq!(waits.answers().await, cut_off);
+        assert_eq!(half.answers().await, cut_off);
+        admin.query("RESUME").await;
+        assert_eq!(admin.answers().await, ["RESUME", "ready I"]);
+        holder.query("on").await;
+        assert_eq!(holder.answers().await, ["row on", "SELECT 1", "ready I"]);
+    });
+}
+
+#[test]
+fn nobody_stays_suspended_when_the_last_administrator_has_gone() {
+    run(settings(), async |world| {
+        let mut client = world.log_in("shop").await;
+        assert_eq!(world.console("SUSPEND").await, ["SUSPEND", "ready I"]);
+        client.query("mine").await;
+        assert_eq!(client.answers().await, ["row mine", "SELECT 1", "ready I"]);
+    });
+}
+
+#[test]
+fn a_pause_that_waits_can_be_canceled() {
+    run(settings(), async |world| {
+        let mut worker = world.log_in("shop").await;
+        worker.query("begin").await;
+        assert_eq!(worker.answers().await, ["BEGIN", "ready T"]);
+        let mut admin = world.connect().await;
+        admin.start("ann", "howdah").await;
+        let (id, key) = admin.cancel_key().await;
+        assert_eq!(admin.answers().await, ["ready I"]);
+        admin.query("PAUSE").await;
+        let early = clock::timeout(Duration::from_millis(50), admin.message()).await;
+        assert!(early.is_err(), "a transaction is open");
+        let mut out = Vec::new();
+        startup::write_cancel_request(&mut out, id, &key);
+        let mut canceler = world.connect().await;
+        canceler.send(&out).await;
+        canceler.until_closed().await;
+        assert_eq!(admin.answers().await, ["PAUSE", "ready I"], "it is over, as in PgBouncer");
+        let mut other = world.log_in("shop").await;
+        other.query("served").await;
+        assert_eq!(other.answers().await, ["row served", "SELECT 1", "ready I"]);
+        worker.query("end").await;
+        assert_eq!(worker.answers().await, ["row end", "SELECT 1", "ready I"]);
+    });
+}
+
+#[test]
+fn names_of_servers_are_shown_as_they_are_remembered() {
+    let mut settings = settings();
+    settings.databases.insert("lost".to_owned(), by_name("no.such.name.invalid", 1));
+    settings.databases.insert("numeric".to_owned(), by_name("127.0.0.1", 1));
+    run(settings, async |world| {
+        let count = async || rows(world, "SHOW LISTS", "dns_names").await[0][1].clone();
+        assert_eq!(count().await, "0");
+        for database in ["lost", "numeric"] {
+            let mut client = world.connect().await;
+            client.start("ann", database).await;
+            client.until_closed().await;
+        }
+        assert_eq!(count().await, "1", "numbers are no names");
+        let hosts = rows(world, "SHOW DNS_HOSTS", "no.such.name.invalid").await;
+        assert_eq!(hosts.len(), 1);
+        assert!(hosts[0][1].parse::<u64>().is_ok_and(|ttl| ttl <= 15), "{hosts:?}");
+        assert_eq!(hosts[0][2], "", "it has no address");
+        assert_eq!(rows(world, "SHOW LISTS", "dns_queries").await[0][1], "0", "none under way");
+    });
+}
+
+fn by_name(host: &str, port: u16) -> Database {
+    Database { host: vec![Host::Tcp(host.to_owned())], port, ..Database::default() }
 }

@@ -204,6 +204,10 @@ impl Pool {
         self.counts[..7].iter().sum::<i64>() + self.counts[10]
     }
 
+    pub(crate) fn waiting(&self) -> i64 {
+        self.counts[1]
+    }
+
     pub(crate) fn servers(&self) -> i64 {
         self.counts[4..=10].iter().sum()
     }
@@ -273,6 +277,18 @@ impl Client {
         let mut out = Vec::new();
         frontend::write::query(&mut out, sql);
         self.send(&out).await;
+    }
+
+    /// What it must say to cancel something: the process id and key that it is told next.
+    pub(crate) async fn cancel_key(&mut self) -> (u32, Vec<u8>) {
+        loop {
+            let (kind, body) = self.message().await.expect("it is let in");
+            if kind == b'K'
+                && let Some((id, key)) = body.split_first_chunk()
+            {
+                return (u32::from_be_bytes(*id), key.to_vec());
+            }
+        }
     }
 
     /// Waits for the end, whatever comes before.

@@ -25,6 +25,8 @@ type Work = fn(Address) -> Pin<Box<dyn Future<Output = ()>>>;
 struct Clients {
     address: Address,
     work: Work,
+    /// The work itself sees to it that the process stops.
+    stops_itself: bool,
 }
 
 const CLIENTS: usize = 12;
@@ -38,10 +40,12 @@ impl Applet for Clients {
         Box::pin(async move {
             if node.index == 0 {
                 let work = (self.work)(self.address.clone());
-                let control = node.control.clone();
+                let (control, stops_itself) = (node.control.clone(), self.stops_itself);
                 executor::spawn_detached(async move {
                     work.await;
-                    control.stop(Stop::Drain);
+                    if !stops_itself {
+                        control.stop(Stop::Drain);
+                    }
                 });
             }
             Ok(())
@@ -140,7 +144,106 @@ fn the_clients_of_a_database_and_a_user_are_limited_over_all_cores() {
     });
 }
 
+/// The console's SHUTDOWN, typed at a process of two cores; it must end by itself.
+fn check_shutdown(work: Work) {
+    check_process(Settings { default_pool_size: 1, ..settings() }, work, true);
+}
+
+async fn console(address: &Address) -> Session {
+    let mut console = Session::connect(address).await;
+    let answer = console.log_in("postgres", "", &[("database", "pgbouncer")]).await;
+    assert!(answer.ends_with('Z'), "{answer}");
+    console
+}
+
+async fn session(address: &Address) -> Session {
+    let mut session = Session::connect(address).await;
+    assert!(session.log_in("postgres", "", &[]).await.ends_with('Z'));
+    session
+}
+
+#[test]
+fn a_client_gets_in_while_another_core_has_all_servers() {
+    let settings = Settings { default_pool_size: 1, ..settings() };
+    check(settings, |address| {
+        Box::pin(async move {
+            let mut worker = session(&address).await;
+            assert_eq!(worker.query("begin").await, "TZ");
+            let others = [session(&address).await, session(&address).await];
+            assert_eq!(worker.query("rollback").await, "Z");
+            drop(others);
+        })
+    });
+}
+
+#[test]
+fn a_shutdown_can_wait_for_clients() {
+    check_shutdown(|address| {
+        Box::pin(async move {
+            let mut both = [session(&address).await, session(&address).await];
+            let mut console = console(&address).await;
+            assert_eq!(console.query("SHUTDOWN WAIT_FOR_CLIENTS").await, "Z");
+            let mut late = Session::connect(&address).await;
+            assert_eq!(late.log_in("postgres", "", &[]).await, "E(57P03).");
+            let mut other = self::console(&address).await;
+            assert_eq!(other.query("RESUME").await, "E(55000)Z", "administrators still get in");
+            for client in &mut both {
+                assert_eq!(
+                    client.query("select 1").await,
+                    "T(1)Z",
+                    "they stay as long as they like"
+                );
+            }
+            drop(both);
+            assert_eq!(other.answer().await, ".", "then it stops");
+        })
+    });
+}
+
+#[test]
+fn a_shutdown_can_wait_for_servers() {
+    check_shutdown(|address| {
+        Box::pin(async move {
+            let mut worker = session(&address).await;
+            assert_eq!(worker.query("begin").await, "TZ");
+            let mut waits = session(&address).await;
+            let mut asks_later = session(&address).await;
+            waits.add_query("select 1").send();
+            let mut console = console(&address).await;
+            for _attempt in 0..2000 {
+                if console.query("SHOW POOLS").await.contains("postgres|postgres|2|1|") {
+                    break;
+                }
+                clock::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(console.query("SHUTDOWN WAIT_FOR_SERVERS").await, "Z");
+            assert_eq!(waits.answer().await, "E(57P01).", "nobody waits any longer");
+            assert_eq!(asks_later.query("select 1").await, "E(57P01).");
+            assert_eq!(worker.query("select 2").await, "T(2)TZ", "what has begun goes on");
+            assert_eq!(worker.query("commit").await, "Z");
+            assert_eq!(worker.answer().await, "E(57P01).", "then it stops");
+        })
+    });
+}
+
+#[test]
+fn a_shutdown_need_not_wait() {
+    check_shutdown(|address| {
+        Box::pin(async move {
+            let mut worker = session(&address).await;
+            assert_eq!(worker.query("begin").await, "TZ");
+            let mut console = console(&address).await;
+            console.add_query("SHUTDOWN").send();
+            assert_eq!(worker.answer().await, "E(57P01).");
+        })
+    });
+}
+
 fn check(settings: Settings, work: Work) {
+    check_process(settings, work, false);
+}
+
+fn check_process(settings: Settings, work: Work, stops_itself: bool) {
     let cluster = Cluster::start(&[], "");
     cluster.sql("create role ann login");
     let directory = cluster.directory().display().to_string();
@@ -161,7 +264,8 @@ fn check(settings: Settings, work: Work) {
         provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
     };
     let address = Address::Unix(cluster.directory().join(".s.PGSQL.6432"));
-    let clients = App::new("clients", move |_node| Clients { address: address.clone(), work });
+    let clients =
+        App::new("clients", move |_node| Clients { address: address.clone(), work, stops_itself });
     let pool = NodepoolOptions {
         cores: Cores::Count(2),
         pin: false,

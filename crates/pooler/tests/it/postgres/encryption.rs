@@ -86,7 +86,7 @@ fn servers_are_asked_for_as_much_as_the_mode_says() {
     let (plain, tls, refused) = ("T(f)Z", "T(t)Z", "E(08006).");
     for (mode, host, authority, expected) in [
         (SslMode::Disable, "127.0.0.1", &None, plain),
-        (SslMode::Allow, "127.0.0.1", &None, plain),
+        (SslMode::Allow, "127.0.0.1", &None, tls),
         (SslMode::Prefer, "127.0.0.1", &None, tls),
         (SslMode::Require, "127.0.0.1", &None, tls),
         (SslMode::VerifyCa, "127.0.0.1", &known, tls),
@@ -106,7 +106,9 @@ fn servers_are_asked_for_as_much_as_the_mode_says() {
 #[test]
 fn a_server_without_tls_is_good_enough_for_some() {
     let mut cluster = server(&Authority::new(), false);
-    for (mode, expected) in [(SslMode::Prefer, "T(f)Z"), (SslMode::Require, "E(08006).")] {
+    for (mode, expected) in
+        [(SslMode::Allow, "T(f)Z"), (SslMode::Prefer, "T(f)Z"), (SslMode::Require, "E(08006).")]
+    {
         let settings = reaching(&cluster, "127.0.0.1", mode);
         cluster = run_in(cluster, settings, async |setting: &Setting| {
             assert_eq!(encrypted(setting).await, expected, "{mode:?}");

@@ -170,3 +170,18 @@ fn what_a_replication_connection_runs_can_be_canceled() {
         }
     });
 }
+
+#[test]
+fn a_reconnect_ends_what_replicates() {
+    run_with(Cluster::start(&[], ""), in_mode(PoolMode::Transaction), async |setting: &Setting| {
+        let mut session = Session::connect(&setting.address).await;
+        let answer = session.log_in("postgres", "", &[("replication", "database")]).await;
+        assert!(answer.ends_with('Z'), "{answer}");
+        let mut console = Session::connect(&setting.address).await;
+        console.log_in("postgres", "", &[("database", "pgbouncer")]).await;
+        assert_eq!(console.query("RECONNECT template1").await, "Z");
+        assert_eq!(session.query("select 1").await, "T(1)Z", "that was another database");
+        assert_eq!(console.query("RECONNECT").await, "Z");
+        assert_eq!(session.answer().await, ".");
+    });
+}
