@@ -232,7 +232,8 @@ impl Connection {
         }
     }
 
-    async fn until_ready(&mut self) -> Result<(), Error> {
+    /// Passes over what comes up to the end of the answer, after an error in it.
+    pub async fn until_ready(&mut self) -> Result<(), Error> {
         while self.receive().await?.kind != kind::READY_FOR_QUERY {}
         Ok(())
     }

@@ -24,6 +24,8 @@ pub enum Error {
     Behind { server_end: Lsn, received: Lsn },
     /// Postgres has ended the stream because it shuts down; we have all of its WAL.
     StreamEnded,
+    /// The server has gone on to another timeline; what it has of this one is here.
+    TimelineEnded,
     /// The cluster is not the one that this directory holds, or is one that we cannot follow.
     /// Connecting again does not help.
     Refused { message: String, hint: &'static str },
@@ -47,7 +49,7 @@ impl Error {
         match self {
             Error::File { .. } | Error::Connection { .. } | Error::Server { .. } => true,
             Error::Protocol(_) | Error::StreamEnded | Error::WalLimit { .. } => true,
-            Error::Behind { .. } => true,
+            Error::Behind { .. } | Error::TimelineEnded => true,
             Error::Refused { .. } | Error::Damaged(_) => false,
         }
     }
@@ -56,7 +58,7 @@ impl Error {
     pub(crate) fn is_a_pause(&self) -> bool {
         let starting = Some(SqlState::CANNOT_CONNECT_NOW);
         match self {
-            Error::StreamEnded => true,
+            Error::StreamEnded | Error::TimelineEnded => true,
             Error::Server { sqlstate, .. } => *sqlstate == starting,
             _ => false,
         }
@@ -95,6 +97,7 @@ impl fmt::Display for Error {
             Error::Server { sqlstate: None, message } => write!(f, "Postgres refused: {message}"),
             Error::Protocol(message) => write!(f, "unexpected answer of Postgres: {message}"),
             Error::StreamEnded => f.write_str("Postgres is shutting down"),
+            Error::TimelineEnded => f.write_str("Postgres has gone on to another timeline"),
             Error::Behind { server_end, received } => {
                 write!(
                     f,

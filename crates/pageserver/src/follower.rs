@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::ingest;
 use crate::link::{Intake, Link};
 use crate::manifest;
+use crate::promotion;
 use crate::settings::Settings;
 use crate::timeline::{MAIN, Timeline};
 use crate::watch::{Watch, unless_stopped};
@@ -97,14 +98,21 @@ impl Follower {
         let timeline = self.timeline();
         let connecting = self.link.connect(&login, &self.settings, timeline.as_deref());
         let Some((mut connection, cluster)) = connecting.await? else { return Ok(()) };
+        let server_timeline = cluster.timeline;
         if intake.is_none() {
             let taken = unless_stopped(stop, Box::pin(self.take_backup(&mut connection, cluster)));
             let Some(taken) = taken.await else { return Ok(()) };
             taken?;
             *intake = self.open().await?;
         }
-        let (Some(intake), Some(timeline)) = (intake, self.timeline()) else {
+        let Some(timeline) = self.timeline() else {
             return Err(Error::Damaged("the base backup is gone again".to_owned()));
+        };
+        let crossing = promotion::follow(&mut connection, &timeline, server_timeline);
+        let Some(crossed) = unless_stopped(stop, crossing).await else { return Ok(()) };
+        let intake = match intake {
+            Some(intake) if !crossed? => intake,
+            intake => intake.insert(Intake::resume(&timeline, &self.settings).await?),
         };
         self.link.receive(&mut connection, &timeline, intake, &self.settings).await
     }
@@ -169,7 +177,7 @@ impl Follower {
 fn fill(status: &mut Status, timeline: &Timeline, server_end: Lsn) {
     let ingested = timeline.ingested();
     status.system_identifier = Some(timeline.manifest.system_identifier.to_string());
-    status.timeline = Some(timeline.manifest.timeline);
+    status.timeline = Some(timeline.postgres_timeline());
     status.oldest_lsn = Some(timeline.manifest.end.to_string());
     status.flushed_lsn = Some(timeline.durable().to_string());
     status.ingested_lsn = Some(ingested.to_string());

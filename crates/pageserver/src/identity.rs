@@ -49,14 +49,19 @@ pub async fn check(
                 "point pageserver.server at the right cluster, or use an empty directory",
             );
         }
-        if own.timeline != system.timeline {
-            let (own, found) = (own.timeline, system.timeline);
+        let here = timeline.postgres_timeline();
+        // Only what follows a server of its own follows it to another timeline.
+        let is_followed = timeline.ancestor.is_none() && system.timeline > here;
+        if here != system.timeline && !is_followed {
             return refused(
-                format!("the server is on timeline {found}, but this directory on {own}"),
-                "following Postgres to another timeline is not supported yet",
+                format!(
+                    "the server is on timeline {}, but what is here on {here}",
+                    system.timeline
+                ),
+                "follow a server that has this timeline",
             );
         }
-        if system.flushed < timeline.durable() {
+        if here == system.timeline && system.flushed < timeline.durable() {
             let (server_end, received) = (system.flushed, timeline.durable());
             return Err(Error::Behind { server_end, received });
         }

@@ -180,7 +180,7 @@ fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
                 let logged = parameters.wal_log_hints || timeline.manifest.data_checksums;
                 touches.catalog.note_hints_logged(raw.end_lsn, logged);
             }
-            touches.apply(&record, &change)?;
+            touches.apply(&change)?;
         }
     }
     Ok(())
@@ -242,7 +242,7 @@ impl Touches<'_> {
         Ok(())
     }
 
-    fn apply(&mut self, record: &Record<'_>, change: &Change<'_>) -> Result<(), Error> {
+    fn apply(&mut self, change: &Change<'_>) -> Result<(), Error> {
         let end = self.end;
         match change {
             Change::RelationCreated(tag) => self.catalog.change(*tag, |fork| fork.create(end)),
@@ -275,11 +275,6 @@ impl Touches<'_> {
             Change::RestorePoint { time, name } => {
                 self.catalog.note_restore_point(self.time(*time), name);
                 self.catalog.note_time(self.time(*time));
-            }
-            Change::RecoveryEnded { timeline, .. } => {
-                let message = format!("timeline {timeline} begins at {}", record.lsn);
-                let hint = "following Postgres to another timeline is not supported yet";
-                return Err(Error::Refused { message, hint });
             }
             _ => {}
         }

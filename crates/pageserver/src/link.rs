@@ -57,6 +57,19 @@ impl Intake {
         Intake::new(timeline, Ingest::new(timeline, end), settings).await
     }
 
+    /// Goes on at the durable end; what there is of a record behind the last whole one is taken in again.
+    pub async fn resume(timeline: &Timeline, settings: &Settings) -> Result<Intake, Error> {
+        let mut ingest = Ingest::new(timeline, timeline.ingested());
+        let (start, end) = (timeline.ingested(), timeline.durable());
+        if start < end {
+            let directory = &timeline.wal_layout.directory;
+            let read = timeline.wal.read(start, end).await;
+            let wal = read.map_err(|source| Error::file("read WAL in", directory, source))?;
+            ingest.feed(timeline, &wal)?;
+        }
+        Intake::new(timeline, ingest, settings).await
+    }
+
     /// Whether the server's WAL goes on where the timeline ends; nothing of it is taken in.
     pub async fn probe(
         mut self,

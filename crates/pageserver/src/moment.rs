@@ -50,7 +50,7 @@ impl Moment {
             control: &base.control,
             end: state.end,
             last_record: state.last_record,
-            timeline: timeline.manifest.timeline,
+            timeline: timeline.postgres_timeline_before(state.end),
             counters: state.counters,
             parameters: state.parameters,
             time: clock::wall_micros() / 1_000_000,
@@ -70,6 +70,11 @@ impl Moment {
     pub fn wal_start(&self) -> Lsn {
         let bytes = self.timeline.manifest.wal_segment_bytes;
         SegmentName::of(1, self.image.wal_start.min(self.image.checkpoint), bytes).start()
+    }
+
+    /// The number of Postgres' timeline that a server goes on with.
+    pub fn postgres_timeline(&self) -> u32 {
+        self.timeline.postgres_timeline_before(self.lsn)
     }
 
     /// Where the WAL of this moment ends: behind the checkpoint.
@@ -105,7 +110,7 @@ impl Moment {
         let version = manifest.wal_version();
         let mut first = SegmentName::of(1, start, bytes).start();
         while first < end {
-            let header = segment_header(version, system, manifest.timeline, bytes, first);
+            let header = segment_header(version, system, self.postgres_timeline(), bytes, first);
             for (place, byte) in (first.0..).zip(header) {
                 let at = place.checked_sub(start.0).and_then(|at| usize::try_from(at).ok());
                 if let Some(to) = at.and_then(|at| wal.get_mut(at)) {

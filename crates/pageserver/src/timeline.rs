@@ -19,6 +19,7 @@ use crate::error::{Error, PageError};
 use crate::index::Index;
 use crate::ingest::Counters;
 use crate::limits::PAGE_BYTES;
+use crate::lineage::Lineage;
 use crate::manifest::Manifest;
 use crate::page_cache::PageCache;
 use crate::settings::Settings;
@@ -68,13 +69,14 @@ impl Timeline {
         let own = directory.join(FOLDER).join(MAIN);
         let store = open_store(&own).await?;
         let catalog = read_catalog(&store, &own, None)?;
+        let wal_directory = directory.join(wal_store::FOLDER);
+        let made = fs::create_dir_all(&wal_directory).await;
+        made.map_err(|source| Error::file("create directory", &wal_directory, source))?;
         let wal_layout = WalLayout {
-            directory: directory.join(wal_store::FOLDER),
-            timeline: manifest.timeline,
+            lineage: Lineage::read(&wal_directory, manifest.timeline).await?,
+            directory: wal_directory,
             segment_bytes: manifest.wal_segment_bytes,
         };
-        let made = fs::create_dir_all(&wal_layout.directory).await;
-        made.map_err(|source| Error::file("create directory", &wal_layout.directory, source))?;
         let flushed = Lsn(store.flushed_through().0).max(manifest.start);
         let wal = WalReader::new(wal_layout.clone());
         wal.set_readable(flushed);
@@ -104,8 +106,11 @@ impl Timeline {
         let from = (Rc::clone(&ancestor.catalog), at);
         let catalog = read_catalog(&store, &own, Some(from))?;
         let flushed = Lsn(store.flushed_through().0).max(at);
-        let wal_layout =
-            WalLayout { directory: own.join(wal_store::FOLDER), ..ancestor.wal_layout.clone() };
+        let wal_layout = WalLayout {
+            directory: own.join(wal_store::FOLDER),
+            lineage: ancestor.wal_layout.lineage.of_branch(at),
+            segment_bytes: ancestor.wal_layout.segment_bytes,
+        };
         let wal = WalReader::of_branch(wal_layout.clone(), Rc::clone(&ancestor.wal), at);
         wal.set_readable(flushed);
         let branch = Parts {
@@ -166,6 +171,21 @@ impl Timeline {
     /// Up to where the WAL is durable here. A branch has its ancestor's up to the branch point, its own after it.
     pub fn durable(&self) -> Lsn {
         self.wal.readable()
+    }
+
+    /// The number of Postgres' timeline that the WAL here has come to.
+    pub fn postgres_timeline(&self) -> u32 {
+        self.postgres_timeline_at(self.durable())
+    }
+
+    /// The number of Postgres' timeline from `lsn` on.
+    pub fn postgres_timeline_at(&self, lsn: Lsn) -> u32 {
+        self.wal_layout.lineage.at(lsn)
+    }
+
+    /// The number of Postgres' timeline of the WAL up to `lsn`: who starts there goes on with it.
+    pub fn postgres_timeline_before(&self, lsn: Lsn) -> u32 {
+        self.postgres_timeline_at(Lsn(lsn.0.saturating_sub(1)))
     }
 
     /// Up to where everything is in layers.

@@ -17,6 +17,7 @@ use runtime::fs::{self, File, OpenOptions};
 
 use crate::error::Error;
 use crate::limits::{WAL_READ_BLOCKS_MAX, WAL_READ_BYTES};
+use crate::lineage::Lineage;
 
 /// Name of the folder in the page server's directory.
 pub const FOLDER: &str = "wal";
@@ -25,14 +26,15 @@ pub const FOLDER: &str = "wal";
 #[derive(Clone, Debug)]
 pub struct WalLayout {
     pub directory: PathBuf,
-    pub timeline: u32,
+    /// The timelines in the files' names.
+    pub lineage: Lineage,
     pub segment_bytes: u32,
 }
 
 impl WalLayout {
     fn path(&self, number: u64) -> PathBuf {
-        let name =
-            SegmentName { timeline: self.timeline, number, segment_bytes: self.segment_bytes };
+        let timeline = self.lineage.of_segment(number, self.segment_bytes);
+        let name = SegmentName { timeline, number, segment_bytes: self.segment_bytes };
         self.directory.join(name.to_string())
     }
 
@@ -91,7 +93,8 @@ impl WalLayout {
         for entry in entries {
             let name = entry.name.to_string_lossy();
             let Some(segment) = SegmentName::parse(&name, self.segment_bytes) else { continue };
-            if segment.timeline == self.timeline && !entry.is_dir {
+            let newest = self.lineage.of_segment(segment.number, self.segment_bytes);
+            if segment.timeline == newest && !entry.is_dir {
                 found.push((segment.number, entry.len));
             }
         }
@@ -341,6 +344,11 @@ impl WalReader {
             self.open.take();
         }
         self.readable.set(end);
+    }
+
+    /// A segment's file has another name now.
+    pub fn forget_open(&self) {
+        self.open.take();
     }
 
     /// The bytes from `start` up to `end`, page headers included. WAL that is not there is

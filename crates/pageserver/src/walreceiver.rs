@@ -137,7 +137,7 @@ impl<'t> WalReceiver<'t> {
         let command = Command::StartPhysical {
             slot: slot.map(str::to_owned),
             start: begin,
-            timeline: Some(self.timeline.manifest.timeline),
+            timeline: Some(self.timeline.postgres_timeline()),
         };
         connection.begin(&command).await?;
         let message = connection.receive().await?;
@@ -297,15 +297,8 @@ impl<'t> WalReceiver<'t> {
     fn take(&mut self, message_kind: u8, body: &[u8], expected: Lsn) -> Result<(), Error> {
         match message_kind {
             kind::COPY_DATA => {}
-            kind::COPY_DONE => {
-                return Err(Error::Refused {
-                    message: format!(
-                        "Postgres has left timeline {}",
-                        self.timeline.manifest.timeline
-                    ),
-                    hint: "following Postgres to another timeline is not supported yet",
-                });
-            }
+            // The server has gone on to another timeline: see `promotion`.
+            kind::COPY_DONE => return Err(Error::TimelineEnded),
             // What a walsender says when its server shuts down and we have everything.
             kind::COMMAND_COMPLETE => return Err(Error::StreamEnded),
             other => return Err(unexpected(other, "streaming replication")),

@@ -196,7 +196,7 @@ impl Session<'_> {
     ) -> Result<u64, Failure> {
         let catalog_version = moment.base.control().map_err(Failure::Page)?.catalog_version;
         let contents = contents::Contents::of(moment, catalog_version);
-        self.position(moment.image.checkpoint, moment.timeline.manifest.timeline);
+        self.position(moment.image.checkpoint, moment.postgres_timeline());
         self.tablespaces(request, &contents, moment);
         backend::write::copy_out(&mut self.out, Format::Text, &[]);
         self.flush();
@@ -220,14 +220,14 @@ impl Session<'_> {
         if let Some(manifest) = sink.manifest.take() {
             sink.part(BackupPart::Manifest).await?;
             let start = moment.image.checkpoint;
-            let text = manifest.finish(moment.timeline.manifest.timeline, start, moment.wal_end());
+            let text = manifest.finish(moment.postgres_timeline(), start, moment.wal_end());
             for piece in text.chunks(BACKUP_MESSAGE_BYTES) {
                 sink.part(BackupPart::Data(piece)).await?;
             }
         }
         let sent = sink.sent;
         backend::write::copy_done(&mut self.out);
-        self.position(moment.wal_end(), moment.timeline.manifest.timeline);
+        self.position(moment.wal_end(), moment.postgres_timeline());
         Ok(sent)
     }
 

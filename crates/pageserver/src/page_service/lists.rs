@@ -8,10 +8,11 @@ use pg::version::ServerVersion;
 use pg::wire::backend::{self, Field};
 use pg::wire::error::Report;
 use pg::wire::replication::command::CreateSlot;
-use pg::wire::replication::reply::{CreatedSlot, IdentifySystem, ReadSlot};
+use pg::wire::replication::reply::{CreatedSlot, IdentifySystem, ReadSlot, TimelineHistory};
 
 use super::session::Session;
 use crate::limits::PAGE_BYTES;
+use crate::{lineage, promotion};
 
 /// Commands of our own, besides those of the replication grammar.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,8 +44,11 @@ impl Session<'_> {
     pub(super) fn identify_system(&mut self) -> Result<(), Report> {
         let timeline = self.service.timeline(&self.target.branch)?;
         let system = timeline.manifest.system_identifier.to_string();
-        let number = timeline.manifest.timeline.to_string();
-        let lsn = self.target.lsn.unwrap_or_else(|| timeline.ingested()).to_string();
+        let (number, lsn) = match self.target.lsn {
+            Some(lsn) => (timeline.postgres_timeline_before(lsn), lsn),
+            None => (timeline.postgres_timeline(), timeline.ingested()),
+        };
+        let (number, lsn) = (number.to_string(), lsn.to_string());
         let row = [Some(system.as_bytes()), Some(number.as_bytes()), Some(lsn.as_bytes()), None];
         self.rows(&IdentifySystem::FIELDS, &[&row], "IDENTIFY_SYSTEM");
         Ok(())
@@ -76,13 +80,19 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The history file of a timeline. The first has none, and of the others only the source knows it.
-    pub(super) fn timeline_history(&mut self, timeline: u32) -> Result<(), Report> {
-        self.service.timeline(&self.target.branch)?;
-        let message = format!(
-            "could not open file \"pg_wal/{timeline:08X}.history\": No such file or directory"
-        );
-        Err(Report::error(SqlState::UNDEFINED_FILE, message))
+    /// The history file of one of Postgres' timelines. The first has none.
+    pub(super) async fn timeline_history(&mut self, id: u32) -> Result<(), Report> {
+        let timeline = self.service.timeline(&self.target.branch)?;
+        let Some(content) = promotion::read_history(&timeline, id).await else {
+            let message = format!(
+                "could not open file \"pg_wal/{id:08X}.history\": No such file or directory"
+            );
+            return Err(Report::error(SqlState::UNDEFINED_FILE, message));
+        };
+        let row = [Some(lineage::file_name(id).into_bytes()), Some(content)];
+        let row = row.each_ref().map(|column| column.as_deref());
+        self.rows(&TimelineHistory::FIELDS, &[&row], "TIMELINE_HISTORY");
+        Ok(())
     }
 
     /// WAL is kept without slots: of any name there is none but those of this session.
@@ -90,7 +100,7 @@ impl Session<'_> {
         let timeline = self.service.timeline(&self.target.branch)?;
         if self.slots.iter().any(|slot| slot == name) {
             let lsn = timeline.manifest.start.to_string();
-            let number = timeline.manifest.timeline.to_string();
+            let number = timeline.postgres_timeline_at(timeline.manifest.start).to_string();
             let row = [Some(&b"physical"[..]), Some(lsn.as_bytes()), Some(number.as_bytes())];
             self.rows(&ReadSlot::FIELDS, &[&row], "READ_REPLICATION_SLOT");
         } else {

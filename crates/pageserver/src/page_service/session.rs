@@ -126,7 +126,7 @@ impl<'m> Session<'m> {
         Ok(match command {
             Command::IdentifySystem => self.identify_system(),
             Command::Show(name) => self.show(&name),
-            Command::TimelineHistory(timeline) => self.timeline_history(timeline),
+            Command::TimelineHistory(timeline) => self.timeline_history(timeline).await,
             Command::ReadSlot(name) => self.read_slot(&name),
             Command::CreateSlot(create) => self.create_slot(&create),
             Command::DropSlot { name, .. } => self.drop_slot(&name),

@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use pg::lsn::Lsn;
+use pg::oid::Oid;
 use pg::sqlstate::SqlState;
-use pg::wire::backend;
+use pg::wire::backend::{self, Field};
 use pg::wire::error::Report;
 use pg::wire::frontend::kind;
 use pg::wire::replication::{FromReceiver, Keepalive, POSTGRES_EPOCH_UNIX_MICROS, XLogData};
@@ -79,13 +80,26 @@ impl Session<'_> {
         start: Lsn,
         timeline: Option<u32>,
     ) -> Result<Result<(), Report>, End> {
-        let source = match self.wal_source(slot, start, timeline).await {
+        let (source, next) = match self.wal_source(slot, start, timeline).await {
             Ok(source) => source,
             Err(report) => return Ok(Err(report)),
         };
-        backend::write::copy_both(&mut self.out);
-        self.flush();
-        self.stream_wal(&source, start).await?;
+        let last = next.map(|(_, left)| left);
+        if last != Some(start) {
+            backend::write::copy_both(&mut self.out);
+            self.flush();
+            self.stream_wal(&source, start, last).await?;
+        }
+        if let Some((id, left)) = next {
+            let (id, left) = (id.to_string(), left.to_string());
+            let fields = [
+                Field::text(b"next_tli", Oid::INT8, 8),
+                Field::text(b"next_tli_startpos", Oid::TEXT, -1),
+            ];
+            backend::write::row_description(&mut self.out, &fields);
+            backend::write::data_row(&mut self.out, &[Some(id.as_bytes()), Some(left.as_bytes())]);
+            backend::write::command_complete(&mut self.out, "SELECT");
+        }
         backend::write::command_complete(&mut self.out, "START_STREAMING");
         Ok(Ok(()))
     }
@@ -95,14 +109,23 @@ impl Session<'_> {
         slot: Option<&str>,
         start: Lsn,
         number: Option<u32>,
-    ) -> Result<Source, Report> {
+    ) -> Result<(Source, Option<(u32, Lsn)>), Report> {
         self.check_slot(slot)?;
         let timeline = self.service.timeline(&self.target.branch)?;
-        let ours = timeline.manifest.timeline;
-        if number.is_some_and(|number| number != ours) {
-            let number = number.unwrap_or_default();
+        let lineage = &timeline.wal_layout.lineage;
+        if let Some(number) = number.filter(|number| !lineage.has(*number)) {
             let message = format!("requested timeline {number} is not in this server's history");
             return Err(Report::error(SqlState::UNDEFINED_FILE, message));
+        }
+        let next = number.and_then(|number| lineage.next(number));
+        if let Some((_, left)) = next.filter(|(_, left)| start > *left) {
+            let number = number.unwrap_or_default();
+            let message = format!(
+                "requested starting point {start} on timeline {number} is not in this server's history"
+            );
+            let report = Report::error(SqlState::UNDEFINED_FILE, message);
+            let detail = format!("This server's history forked from timeline {number} at {left}.");
+            return Err(report.with_detail(detail));
         }
         let source = match self.moment_of_backup(&timeline, start).await? {
             Some(moment) => Source::Backup(moment),
@@ -121,11 +144,18 @@ impl Session<'_> {
             let report = Report::error(SqlState::UNDEFINED_FILE, message);
             return Err(report.with_detail(format!("the oldest WAL here begins at {oldest}")));
         }
-        Ok(source)
+        // A backup's WAL goes on to its end, whatever the timeline did later.
+        let next = next.filter(|_| matches!(source, Source::Received(_)));
+        Ok((source, next))
     }
 
-    /// Sends until the client has enough.
-    async fn stream_wal(&mut self, source: &Source, start: Lsn) -> Result<(), End> {
+    /// Sends until the client has enough, or up to `last`.
+    async fn stream_wal(
+        &mut self,
+        source: &Source,
+        start: Lsn,
+        last: Option<Lsn>,
+    ) -> Result<(), End> {
         let mut at = start;
         let mut caught_up = false;
         loop {
@@ -135,7 +165,10 @@ impl Session<'_> {
                     return Ok(());
                 }
             }
-            let end = source.end();
+            if last == Some(at) {
+                return self.end_stream(at).await;
+            }
+            let end = source.end().min(last.unwrap_or(Lsn::MAX));
             if at < end {
                 at = self.send_some(source, at, end).await?;
                 caught_up = false;
@@ -155,6 +188,18 @@ impl Session<'_> {
                         return Ok(());
                     }
                 }
+            }
+        }
+    }
+
+    /// Says that there is no more, and waits until the client has seen that.
+    async fn end_stream(&mut self, at: Lsn) -> Result<(), End> {
+        backend::write::copy_done(&mut self.out);
+        self.flush();
+        loop {
+            let message = self.messages.receive().await?;
+            if self.take_reply(&message, at)? {
+                return Ok(());
             }
         }
     }

@@ -14,6 +14,7 @@ use super::manifest::Sum;
 use crate::error::PageError;
 use crate::limits::{BACKUP_MESSAGE_BYTES, PAGE_BYTES};
 use crate::moment::Moment;
+use crate::{lineage, promotion};
 
 /// Tar counts in blocks of this size.
 const TAR_BLOCK: usize = 512;
@@ -185,7 +186,8 @@ impl Writer<'_, '_, '_> {
     async fn wal(&mut self, moment: &Moment) -> Result<(), Failure> {
         let manifest = &moment.timeline.manifest;
         let bytes = manifest.wal_segment_bytes;
-        let mut segment = SegmentName::of(manifest.timeline, moment.image.checkpoint, bytes);
+        let mut segment =
+            SegmentName::of(moment.postgres_timeline(), moment.image.checkpoint, bytes);
         while segment.start() < moment.wal_end() {
             let (start, end) = (segment.start(), segment.start() + u64::from(bytes));
             let path = format!("pg_wal/{segment}");
@@ -203,7 +205,22 @@ impl Writer<'_, '_, '_> {
             self.file_without_manifest(&format!("pg_wal/archive_status/{segment}.done")).await?;
             segment.number += 1;
         }
-        Ok(())
+        self.history(moment).await
+    }
+
+    /// The history file of the timeline that the server goes on with: the WAL before the moment may be on another one.
+    async fn history(&mut self, moment: &Moment) -> Result<(), Failure> {
+        let id = moment.postgres_timeline();
+        let Some(content) = promotion::read_history(&moment.timeline, id).await else {
+            return Ok(());
+        };
+        let name = lineage::file_name(id);
+        self.header(&format!("pg_wal/{name}"), EntryType::Regular, content.len() as u64, None)
+            .await?;
+        self.sink.write(&content).await?;
+        let padding = content.len().next_multiple_of(TAR_BLOCK) - content.len();
+        self.sink.write(&[0; TAR_BLOCK][..padding]).await?;
+        self.file_without_manifest(&format!("pg_wal/archive_status/{name}.done")).await
     }
 
     async fn file_without_manifest(&mut self, path: &str) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ mod following;
 mod kills;
 mod login;
 mod past;
+mod promotions;
 mod restarts;
 mod writable;
 
