@@ -30,6 +30,7 @@ use crate::relay::rewrite::too_many_statements;
 use crate::route::Route;
 use crate::server::{Server, ServerState};
 use crate::settings::PoolMode;
+use crate::stats::failures::Failure;
 
 pub(crate) struct Client {
     /// Where it stands in its core's list; with the core's number it is the client's process id.
@@ -492,6 +493,7 @@ impl Client {
             self.route.stop_waiting(self);
         }
         if let Some(report) = self.farewell(&end) {
+            self.route.per_core.failures.count(Failure::pooler_error(&report));
             let mut out = Vec::new();
             report.write(&mut out);
             self.stream.queue(&out);

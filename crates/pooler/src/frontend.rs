@@ -39,6 +39,7 @@ use crate::route::{Greeting, Route, RouteKey, Welcome};
 use crate::router::Router;
 use crate::rules::{ConsoleRight, Rules};
 use crate::settings::{Secret, or_forever};
+use crate::stats::failures::Failure;
 use crate::target::Step;
 use runtime::tls::{ALPN_POSTGRESQL, Transport};
 
@@ -65,7 +66,10 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
                 // It waits for us; how long that may take is not its log-in's time.
                 Err(_elapsed) if waking.get() => {}
                 // Too slow: closed without a word, for it may be anybody.
-                Err(_elapsed) => break Arrived::Nobody,
+                Err(_elapsed) => {
+                    router.per_core.failures.count(Failure::Login("timeout"));
+                    break Arrived::Nobody;
+                }
             }
         };
         router.logins.set(router.logins.get() - 1);
@@ -123,8 +127,13 @@ async fn arrive(
             None => Arrived::Nobody,
         },
         Ok(Seat::None) => Arrived::Nobody,
-        Err(Refused::Silently) => Arrived::Nobody,
+        Err(Refused::Silently) => {
+            router.per_core.failures.count(Failure::Login("broken_off"));
+            Arrived::Nobody
+        }
         Err(Refused::Told(report)) => {
+            router.per_core.failures.count(Failure::login(&report));
+            router.per_core.failures.count(Failure::pooler_error(&report));
             if arrival.rules.settings.log_pooler_errors {
                 tracing::info!(%address, error = %report, "client refused");
             }

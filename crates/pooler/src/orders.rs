@@ -263,6 +263,7 @@ impl Router {
             }],
             names: self.names.lines(clock::now()),
             lookups: self.names.lookups.get(),
+            failures: self.per_core.failures.counts(),
             averages_cover_micros: micros(self.period.get().covered(now_micros())),
         };
         let administrators = self.administrators.borrow();

@@ -23,6 +23,7 @@ use crate::route::Route;
 use crate::router::Phase;
 use crate::server::{Server, ServerState};
 use crate::settings::{PoolMode, enabled};
+use crate::stats::failures::Failure;
 use crate::{backend, cancel, orders, reset};
 
 #[derive(Default)]
@@ -37,7 +38,7 @@ pub(crate) struct Pool {
     pub(crate) opening: Cell<u32>,
     /// Permits asked for and not answered yet.
     pub(crate) asked: Cell<u32>,
-    failure: RefCell<Option<Failure>>,
+    failure: RefCell<Option<LastFailure>>,
     pub(crate) paused: Cell<bool>,
     /// Servers of an older one are closed when they come free.
     pub(crate) generation: Cell<u64>,
@@ -47,7 +48,7 @@ pub(crate) struct Pool {
 }
 
 /// Why the last attempt to open a connection failed.
-struct Failure {
+struct LastFailure {
     at: Instant,
     report: Report,
 }
@@ -244,6 +245,7 @@ impl Route {
             return;
         }
         tracing::debug!(server = server.id, why, "closing server connection");
+        self.per_core.failures.count(Failure::ServerClosed(why));
         if server.is_clean() {
             server.stream.queue(b"X\0\0\0\x04");
         }
@@ -329,13 +331,14 @@ impl Route {
             database = &*self.key.database, user = &*self.key.user, error = %report,
             "could not open a server connection"
         );
+        self.per_core.failures.count(Failure::server_login(&report));
         if self.target_failed(&report) {
             if let Some(router) = self.router.upgrade() {
                 router.server_closed(self);
             }
             return;
         }
-        self.pool.failure.replace(Some(Failure { at: clock::now(), report: report.clone() }));
+        self.pool.failure.replace(Some(LastFailure { at: clock::now(), report: report.clone() }));
         if let Some(router) = self.router.upgrade() {
             router.server_closed(self);
         }

@@ -17,6 +17,7 @@ use crate::router::Router;
 use crate::rules::{RouteRule, Rules};
 use crate::settings::{PoolMode, enabled};
 use crate::stats::PoolStats;
+use crate::stats::failures::Failures;
 use crate::target::Target;
 
 /// What all routes of a core share.
@@ -32,6 +33,7 @@ pub(crate) struct PerCore {
     pub(crate) draining: Cell<bool>,
     /// Clients do nothing while they are quiet.
     pub(crate) suspended: Cell<bool>,
+    pub(crate) failures: Failures,
 }
 
 impl PerCore {

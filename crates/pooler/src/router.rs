@@ -40,6 +40,7 @@ use crate::route::{PerCore, Route, RouteKey};
 use crate::rules::{RouteRule, Rules};
 use crate::server::{Moving, Server};
 use crate::stats::Period;
+use crate::stats::failures::{Failure, Failures};
 use crate::target::Target;
 use crate::tls::TlsConfigs;
 
@@ -193,6 +194,7 @@ impl Router {
             scratch: RefCell::default(),
             draining: Cell::new(false),
             suspended: Cell::new(false),
+            failures: Failures::default(),
         });
         let first_id = ((core as u64) << 40) | 1;
         Rc::new(Router {
@@ -614,6 +616,7 @@ impl Router {
 
     /// A client's session has ended.
     pub(crate) fn client_gone(&self, client: &Client, end: &End) {
+        self.per_core.failures.count(Failure::client_closed(end));
         self.links.clients.fetch_sub(1, Ordering::Relaxed);
         if self.rules.borrow().settings.log_disconnections {
             tracing::info!(

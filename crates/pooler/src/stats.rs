@@ -4,6 +4,7 @@
 //! Meanings and names: PgBouncer's `usage.md`, SHOW STATS. Times are microseconds.
 
 pub mod export;
+pub mod failures;
 
 use std::cell::Cell;
 use std::ops::AddAssign;

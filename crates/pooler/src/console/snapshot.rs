@@ -5,6 +5,7 @@
 
 use crate::settings::PoolMode;
 use crate::stats::Counters;
+use crate::stats::failures::Failure;
 
 /// One core's state.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub lookups: u64,
     /// Buffer pools and other things of a fixed size, for SHOW MEM.
     pub memory: Vec<Memory>,
+    /// What went wrong or ended so far.
+    pub failures: Vec<(Failure, u64)>,
     /// How long the averages reach back: [`crate::stats::Period::covered`], µs.
     pub averages_cover_micros: u64,
 }

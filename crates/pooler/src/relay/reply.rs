@@ -18,6 +18,7 @@ use crate::prepared;
 use crate::route::PerCore;
 use crate::server::{Replies, Rest, Server};
 use crate::settings::PoolMode;
+use crate::stats::failures::Failure;
 
 /// Why a server cannot be used any longer; its client, if it has one, cannot either.
 #[derive(Debug)]
@@ -189,7 +190,12 @@ fn finish(
             let status = ParameterStatus::read(body).map_err(|_malformed| Broken::Desync)?;
             parameter_changed(per_core, server, to.filter(|_| !hidden), &status);
         }
-        kind::ERROR => error(replies, server, body, hidden),
+        kind::ERROR => {
+            let sqlstate = error(replies, server, body, hidden);
+            if !hidden {
+                per_core.failures.count(Failure::server_error(sqlstate));
+            }
+        }
         kind::COMMAND_COMPLETE if !hidden && prepared::drops_all_statements(body) => {
             statements_dropped(server, to);
         }
@@ -268,10 +274,11 @@ fn parameter_changed(
     }
 }
 
-fn error(replies: &mut Replies, server: &Server, body: &[u8], hidden: bool) {
+/// Takes note of an error; gives its SQLSTATE.
+fn error(replies: &mut Replies, server: &Server, body: &[u8], hidden: bool) -> Option<SqlState> {
     let Ok(fields) = ErrorFields::read(body) else {
         server.close_needed.set(true);
-        return;
+        return None;
     };
     if fields.ends_session() {
         server.close_needed.set(true);
@@ -281,6 +288,7 @@ fn error(replies: &mut Replies, server: &Server, body: &[u8], hidden: bool) {
         let message = String::from_utf8_lossy(fields.message).into_owned();
         replies.hidden_error = Some(Box::new(Report::fatal(sqlstate, message)));
     }
+    fields.sqlstate
 }
 
 fn statements_dropped(server: &Server, to: Option<&Client>) {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use runtime::metrics::{LocalCounter, LocalGauge, Registry};
 
 use super::Counters;
+use super::failures::Failure;
 use crate::console::snapshot::{Pool, Snapshot};
 
 /// Names (the registry adds `howdah_` and `_total`) and help texts, in the order of
@@ -44,6 +45,8 @@ pub struct Export {
     /// By core, database and user.
     pools: BTreeMap<(usize, String, String), PoolMetrics>,
     logins: LocalGauge,
+    /// By core: the counter and what it has been brought up to.
+    failures: BTreeMap<(usize, Failure), (LocalCounter, u64)>,
 }
 
 impl Export {
@@ -51,7 +54,8 @@ impl Export {
     pub fn new(registry: &Registry) -> Self {
         let help = "Clients that are logging in.";
         let logins = registry.gauge("pooler_clients_login", help, &[]).local();
-        Self { registry: registry.clone(), pools: BTreeMap::new(), logins }
+        let (pools, failures) = (BTreeMap::new(), BTreeMap::new());
+        Self { registry: registry.clone(), pools, logins, failures }
     }
 
     /// Brings the metrics up to what all cores say now. The gauges of pools that are gone vanish.
@@ -60,6 +64,9 @@ impl Export {
         self.logins.set(i64::try_from(logins).unwrap_or(i64::MAX));
         let mut before = std::mem::take(&mut self.pools);
         for snapshot in snapshots {
+            for (failure, count) in &snapshot.failures {
+                self.publish_failure(snapshot.core, *failure, *count);
+            }
             for pool in &snapshot.pools {
                 let key = (snapshot.core, pool.database.clone(), pool.user.clone());
                 let metrics = before.remove(&key).unwrap_or_else(|| {
@@ -69,6 +76,16 @@ impl Export {
                 self.pools.insert(key, metrics);
             }
         }
+    }
+
+    fn publish_failure(&mut self, core: usize, failure: Failure, count: u64) {
+        let registry = &self.registry;
+        let (counter, published) = self.failures.entry((core, failure)).or_insert_with(|| {
+            let (name, help, labels) = failure.metric();
+            (registry.counter(name, help, &labels).local(), 0)
+        });
+        counter.add(count.saturating_sub(*published));
+        *published = count;
     }
 }
 
@@ -149,6 +166,21 @@ mod tests {
         drop(two);
         has(&registry, &format!("howdah_pooler_transactions_total{labels} 12"));
         has(&registry, &format!("howdah_pooler_servers_idle{labels} 1"));
+    }
+
+    #[test]
+    fn failures_are_added_up_over_cores() {
+        let registry = Registry::new();
+        let mut export = Export::new(&registry);
+        let snapshot = |core: usize, count: u64| Snapshot {
+            core,
+            failures: vec![(Failure::PoolerError("28"), count), (Failure::Login("password"), 1)],
+            ..Snapshot::default()
+        };
+        export.publish(&[snapshot(0, 2), snapshot(1, 5)]);
+        export.publish(&[snapshot(0, 3), snapshot(1, 5)]);
+        has(&registry, "howdah_pooler_errors_total{source=\"pooler\",class=\"28\"} 8");
+        has(&registry, "howdah_pooler_login_failures_total{reason=\"password\"} 2");
     }
 
     #[test]

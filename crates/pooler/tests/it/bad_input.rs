@@ -4,6 +4,7 @@
 mod clients;
 mod configuration;
 mod limits;
+mod mutations;
 mod passwords;
 mod postgres;
 mod servers;

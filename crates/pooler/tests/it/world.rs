@@ -347,6 +347,32 @@ impl Client {
     }
 }
 
+/// The bytes with one thing wrong.
+pub(crate) fn mutated(right: &[u8], seed: u64) -> Vec<u8> {
+    // Numbers of Vigna's SplitMix64.
+    let mut state = seed;
+    let mut random = |below: usize| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) >> 16).unwrap_or(usize::MAX) % below.max(1)
+    };
+    let mut bytes = right.to_vec();
+    let at = random(bytes.len());
+    let end = (at + 1 + random(12)).min(bytes.len());
+    match random(5) {
+        0 => bytes[at] = u8::try_from(random(256)).unwrap_or_default(),
+        1 => bytes.truncate(at),
+        2 => drop(bytes.drain(at..end)),
+        3 => {
+            let again = bytes[at..end].to_vec();
+            drop(bytes.splice(at..at, again));
+        }
+        _ => bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0x80),
+    }
+    bytes
+}
+
 fn error(body: &[u8]) -> String {
     let fields = ErrorFields::read(body).expect("a whole error");
     let severity = String::from_utf8_lossy(fields.severity).into_owned();
@@ -533,6 +559,7 @@ impl FakeServer {
                 status = TransactionStatus::InTransaction;
             }
             "die" => return None,
+            "fail" => Report::error(SqlState::SYNTAX_ERROR, "as asked").write(&mut out),
             "die mid-message" => {
                 let _gone = stream.send(b"T\0\0\0\x40\0\x01half a row desc").await;
                 return None;
@@ -590,6 +617,9 @@ impl FakeServer {
             }
         }
         write::ready_for_query(&mut out, status);
+        if let Some(seed) = sql.strip_prefix("mutate ").and_then(|seed| seed.parse().ok()) {
+            out = mutated(&out, seed);
+        }
         stream.send(&out).await.ok()
     }
 

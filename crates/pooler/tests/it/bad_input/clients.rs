@@ -165,6 +165,61 @@ fn messages_that_cannot_be_end_the_session() {
 }
 
 #[test]
+fn a_packet_beyond_the_limit_is_refused_before_it_is_taken_in() {
+    let settings = Settings { max_packet_size: 64 * 1024, ..settings() };
+    run(settings, async |world| {
+        for (bytes, fits) in [(60 * 1024_usize, true), (64 * 1024, false), (1 << 20, false)] {
+            let mut client = world.log_in("shop").await;
+            client.query(&"x".repeat(bytes)).await;
+            let answers = client.answers().await;
+            match fits {
+                true => assert_eq!(answers[1..], ["SELECT 1", "ready I"], "{bytes}"),
+                false => assert_eq!(
+                    answers,
+                    ["FATAL 08P01 message is longer than max_packet_size", "closed"]
+                ),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_tls_handshake_that_is_none_is_closed() {
+    let folder = std::env::temp_dir().join(format!("howdah-bad-tls-{}", std::process::id()));
+    runtime::fs::blocking::create_dir_all(&folder).expect("a folder for the test");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        runtime::fs::blocking::write_atomic(&path, text.as_bytes()).expect("a writable folder");
+        Some(path)
+    };
+    let settings = Settings {
+        client_tls_cert_file: write("server.crt", made.cert.pem()),
+        client_tls_key_file: write("server.key", made.signing_key.serialize_pem()),
+        client_login_timeout: Duration::from_millis(200),
+        ..settings()
+    };
+    run(settings, async |world| {
+        let mut request = Vec::new();
+        startup::write_ssl_request(&mut request);
+        let half_hello = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..];
+        for hello in [&b"Q\0\0\0\x04"[..], &[0; 300], &[0xff; 300], half_hello] {
+            let mut client = world.connect().await;
+            client.send(&request).await;
+            let answer = client.stream.recv().await.expect("an answer");
+            assert_eq!(&*answer, b"S");
+            client.send(hello).await;
+            client.until_closed().await;
+        }
+        // Behind the request, before the answer: bytes that would pass for encrypted ones.
+        let mut client = world.connect().await;
+        client.send(&[&request[..], half_hello].concat()).await;
+        client.until_closed().await;
+    });
+    runtime::fs::blocking::remove_dir_all(&folder).expect("it is there");
+}
+
+#[test]
 fn nobody_sees_what_a_truncated_message_was_to_be() {
     run(settings(), async |world| {
         for bytes in [&b"Q"[..], b"Q\0\0", b"Q\0\0\0\x20half a que", b"P\0\0\0\x20s\0half"] {

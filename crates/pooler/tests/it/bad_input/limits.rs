@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pooler::settings::{Database, Settings, User};
+use pooler::stats::failures::Failure;
 
 use crate::world::{Client, World, run, settings};
 
@@ -170,6 +171,40 @@ fn a_time_limit_of_zero_is_none() {
             let mut client = world.log_in("shop").await;
             client.query("unhurried").await;
             assert_eq!(client.answers().await, ["row unhurried", "SELECT 1", "ready I"]);
+        }
+    });
+}
+
+#[test]
+fn what_goes_wrong_is_counted() {
+    let settings = Settings { query_timeout: Duration::from_millis(50), ..settings() };
+    run(settings, async |world| {
+        let mut client = world.connect().await;
+        client.start("nobody", "shop").await;
+        client.until_closed().await;
+        let mut client = world.connect().await;
+        client.send(b"\0\0\0\x08").await;
+        client.stream.abort();
+        let mut client = world.log_in("shop").await;
+        client.query("fail").await;
+        client.answers().await;
+        client.query("hang").await;
+        client.until_closed().await;
+        let count = async |wanted: Failure| {
+            let snapshots = world.pooler.snapshots().await;
+            let counts = snapshots.iter().flat_map(|snapshot| &snapshot.failures);
+            counts.filter(|(failure, _)| *failure == wanted).map(|(_, count)| count).sum::<u64>()
+        };
+        for (failure, expected) in [
+            (Failure::Login("not_authorized"), 1),
+            (Failure::Login("broken_off"), 1),
+            (Failure::PoolerError("28"), 1),
+            (Failure::ServerError("42"), 1),
+            (Failure::PoolerError("57"), 1),
+            (Failure::ClientClosed("query_timeout"), 1),
+            (Failure::ServerClosed("session ended in the middle of something"), 1),
+        ] {
+            world.until("it is counted", async || count(failure).await == expected).await;
         }
     });
 }
