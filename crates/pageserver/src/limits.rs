@@ -21,6 +21,9 @@ pub const ANSWER_ROWS_MAX: usize = 4_000_000;
 /// Longest value of such a row.
 pub const ANSWER_VALUE_BYTES_MAX: usize = 64 << 10;
 
+/// So much WAL at once is acknowledged before its records are sorted into the index, which takes some 100 us then; less
+/// is acknowledged with one message after that.
+pub const WAL_ACKNOWLEDGED_FIRST_BYTES: usize = 32 << 10;
 /// WAL that is received a second time when a stream begins, to see that it is the same: enough that two servers which
 /// have written different things differ in it.
 pub const WAL_OVERLAP_BYTES: u64 = 64 << 10;

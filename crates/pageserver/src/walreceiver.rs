@@ -23,7 +23,9 @@ use runtime::clock::{self, Instant};
 use crate::connection::{Connection, malformed, unexpected};
 use crate::error::Error;
 use crate::ingest::Ingest;
-use crate::limits::{SILENT_INTERVALS_MAX, WAL_OVERLAP_BYTES, WAL_WRITE_BYTES_MAX};
+use crate::limits::{
+    SILENT_INTERVALS_MAX, WAL_ACKNOWLEDGED_FIRST_BYTES, WAL_OVERLAP_BYTES, WAL_WRITE_BYTES_MAX,
+};
 use crate::timeline::Timeline;
 use crate::wal_store::WalWriter;
 use crate::watch::{Watch, unless_stopped};
@@ -113,7 +115,7 @@ impl<'t> WalReceiver<'t> {
             // Before anything else, an error of the connection included: what has arrived counts.
             self.check_continuation().await?;
             if !self.buffer.is_empty() && !self.unchecked {
-                self.store().await?;
+                self.store(connection).await?;
             }
             match received {
                 Some(received) => received?,
@@ -321,11 +323,15 @@ impl<'t> WalReceiver<'t> {
     }
 
     /// Makes the buffer durable and takes it in.
-    async fn store(&mut self) -> Result<(), Error> {
+    async fn store(&mut self, connection: &Connection) -> Result<(), Error> {
         let start = self.timeline.durable();
         let (result, buffer) = self.writer.append(start, std::mem::take(&mut self.buffer)).await;
         result?;
         self.timeline.wal.set_readable(start + buffer.len() as u64);
+        if buffer.len() >= WAL_ACKNOWLEDGED_FIRST_BYTES {
+            // A commit waits for this; the error, if it is one, comes again when the loop goes on.
+            let _sent = self.send_status(connection).await;
+        }
         self.ingest.feed(self.timeline, &buffer)?;
         self.buffer = buffer;
         self.buffer.clear();

@@ -26,7 +26,12 @@ const ROWS_MAX: u32 = 100_000;
 const CLIENTS: u32 = 3;
 
 fn kills(few: u32) -> u32 {
-    std::env::var("HOWDAH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
+    environment("HOWDAH_KILLS").and_then(|text| text.parse().ok()).unwrap_or(few)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test is told how long it is to run")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn pause(milliseconds: u64) {
@@ -98,7 +103,7 @@ impl Client {
                 let mut told = String::new();
                 output.read_to_string(&mut told).expect("what psql prints can be read");
                 // psql prints a row when the transaction has ended. The last line may be half a number.
-                let whole = told.rfind('\n').map_or("", |end| &told[..end]);
+                let whole = told.rsplit_once('\n').map_or("", |(whole, _rest)| whole);
                 whole.lines().map(|line| line.parse().expect("a number")).collect()
             })
         }
@@ -139,7 +144,7 @@ impl Drop for Process {
 #[test]
 #[ignore = "the other tests run it as a process of its own"]
 fn the_page_server_that_is_killed() {
-    let Ok(json) = std::env::var(SETTINGS) else { return };
+    let Some(json) = environment(SETTINGS) else { return };
     let service = Service::start(serde_json::from_str(&json).expect("settings"));
     // Until whoever started us goes.
     let mut nothing = Vec::new();
