@@ -7,12 +7,14 @@
 //! 3. Output is read as it comes, whoever is interested, so that no child stops for a full pipe.
 
 mod lines;
+mod stranger;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -31,6 +33,8 @@ use crate::sys;
 
 use lines::{LastBytes, Lines};
 
+pub use stranger::Stranger;
+
 /// Where one of a child's output streams goes.
 #[derive(Default)]
 pub enum Output {
@@ -39,6 +43,8 @@ pub enum Output {
     /// Where ours goes.
     #[default]
     Inherit,
+    /// To the end of this file, which is made (mode 0600) if it is not there; it outlives us.
+    Append(PathBuf),
     /// To a function of this core, line by line, without the line's end. Bytes that are not UTF-8 are replaced.
     Lines(Box<dyn FnMut(&str)>),
 }
@@ -48,6 +54,19 @@ impl Output {
     pub fn lines(each: impl FnMut(&str) + 'static) -> Self {
         Self::Lines(Box::new(each))
     }
+
+    fn stdio(&self) -> io::Result<Stdio> {
+        Ok(match self {
+            Self::Null => Stdio::null(),
+            Self::Inherit => Stdio::inherit(),
+            Self::Lines(_) => Stdio::piped(),
+            Self::Append(path) => {
+                let mut options = std::fs::OpenOptions::new();
+                options.append(true).create(true).mode(0o600);
+                options.open(path)?.into()
+            }
+        })
+    }
 }
 
 impl fmt::Debug for Output {
@@ -55,6 +74,7 @@ impl fmt::Debug for Output {
         f.write_str(match self {
             Self::Null => "Null",
             Self::Inherit => "Inherit",
+            Self::Append(_) => "Append(..)",
             Self::Lines(_) => "Lines(..)",
         })
     }
@@ -190,12 +210,7 @@ impl Command {
             command.uid(uid).gid(gid);
         }
         sys::process::before_exec(&mut command, self.new_session, self.death_signal);
-        let stdio = |output: &Output| match output {
-            Output::Null => Stdio::null(),
-            Output::Inherit => Stdio::inherit(),
-            Output::Lines(_) => Stdio::piped(),
-        };
-        command.stdout(stdio(&self.stdout)).stderr(stdio(&self.stderr));
+        command.stdout(self.stdout.stdio()?).stderr(self.stderr.stdio()?);
         let mut child = command.spawn()?;
         let pipes = [
             (child.stdout.take().map(OwnedFd::from), self.stdout),

@@ -63,6 +63,43 @@ fn a_signal_ends_a_child_and_none_is_sent_after_its_end() {
 }
 
 #[test]
+fn output_is_appended_to_a_file() {
+    let folder = std::env::temp_dir().join(format!("howdah-append-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("log");
+    on_core(async {
+        for text in ["one", "two"] {
+            let output = || Output::Append(path.clone());
+            let command = Command::new("sh").args(["-c", "echo $0; echo $0 >&2", text]);
+            let child = command.stdout(output()).stderr(output()).spawn().unwrap();
+            child.wait().await.unwrap();
+        }
+    });
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\none\ntwo\ntwo\n");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_process_that_is_not_our_child_can_be_ended() {
+    on_core(async {
+        let grandchild = Rc::new(Cell::new(0));
+        let told = Rc::clone(&grandchild);
+        let parent = Command::new("sh")
+            .args(["-c", "sleep 600 >&- & echo $!"])
+            .stdout(Output::lines(move |line| told.set(line.parse().unwrap())));
+        let mut parent = parent.spawn().unwrap();
+        parent.wait().await.unwrap();
+        parent.output_end().await;
+        let stranger = Stranger::with_pid(grandchild.get()).unwrap().expect("it sleeps");
+        assert!(clock::timeout(std::time::Duration::from_millis(50), stranger.end()).await.is_err());
+        stranger.signal(Signal::Kill).unwrap();
+        stranger.end().await.unwrap();
+        stranger.signal(Signal::Kill).unwrap();
+    });
+}
+
+#[test]
 fn the_end_is_also_seen_where_there_is_no_pidfd() {
     on_core(async {
         let mut inner = std::process::Command::new("/bin/sh");
