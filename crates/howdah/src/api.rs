@@ -3,6 +3,7 @@
 
 mod branches;
 pub mod client;
+mod computes;
 pub mod credentials;
 mod routes;
 

@@ -2,6 +2,7 @@
 
 mod branch;
 mod check;
+mod compute;
 pub(crate) mod page;
 mod pooler;
 mod restore;
@@ -82,6 +83,9 @@ pub enum Command {
     /// Read WAL files
     #[command(subcommand)]
     Wal(WalCommand),
+    /// Computes: servers on branches and moments
+    #[command(subcommand)]
+    Compute(compute::ComputeCommand),
     /// Branches: make one at any moment that is kept, list, delete
     #[command(subcommand)]
     Branch(BranchCommand),
@@ -313,7 +317,12 @@ pub enum BranchCommand {
     },
     /// Delete a branch that no other comes from
     #[command(after_help = "Example:\n  howdah branch delete feature")]
-    Delete { name: String },
+    Delete {
+        name: String,
+        /// Stop the computes that serve it
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 const BRANCH_EXAMPLE: &str = "Example:
@@ -364,6 +373,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Wal(WalCommand::Verify(options)) => wal::verify::run(&options),
         Command::Wal(WalCommand::State(options)) => wal::state::run(&options),
         Command::Branch(command) => branch::run(&command, &api),
+        Command::Compute(command) => compute::run(&command, &api, &environment),
         Command::LsnAt { time, branch, json } => branch::lsn_at(&branch, &time, json, &api),
         Command::Scrub { json } => scrub::run(json, &api),
         Command::Timeline(TimelineCommand::Status { json }) => status::run(&api, json),

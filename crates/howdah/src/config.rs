@@ -21,6 +21,7 @@ use runtime::log;
 use runtime::nodepool::Cores;
 use serde::{Deserialize, Deserializer};
 
+use crate::computes;
 use crate::error::{Error, Result, While};
 
 /// The whole file. Every section and every key may be left out.
@@ -33,6 +34,7 @@ pub struct Config {
     pub postgres: Postgres,
     pub pooler: pooler::settings::Settings,
     pub pageserver: pageserver::settings::Settings,
+    pub compute: computes::settings::Settings,
 }
 
 /// `[node]`: the nodepool, which is this process.
@@ -58,6 +60,7 @@ pub enum AppletName {
     Postgres,
     PageServer,
     Pooler,
+    Computes,
 }
 
 /// `[log]`: what goes to standard error.
@@ -165,10 +168,19 @@ impl Config {
         if let Err(error) = log::check_levels(&self.log.level) {
             found.push(("log", Problem { key: "level".to_owned(), message: error.to_string() }));
         }
+        if let Some((key, message)) = self.compute.problem() {
+            found.push(("compute", Problem { key: key.to_owned(), message }));
+        }
         let empty = |name: &&String| name.is_empty() || !name.chars().all(is_setting_character);
-        if let Some(name) = self.postgres.settings.keys().find(empty) {
-            let message = format!("\"{name}\" is not the name of a setting");
-            found.push(("postgres", Problem { key: "settings".to_owned(), message }));
+        let places = [
+            ("postgres", "settings", &self.postgres.settings),
+            ("compute", "postgres", &self.compute.postgres),
+        ];
+        for (section, key, settings) in places {
+            if let Some(name) = settings.keys().find(empty) {
+                let message = format!("\"{name}\" is not the name of a setting");
+                found.push((section, Problem { key: key.to_owned(), message }));
+            }
         }
         found
     }

@@ -34,6 +34,27 @@ pub const POOLER_QUEUE_MAX: usize = 16;
 pub const SOCKET_PATH_BYTES_MAX: usize = 103;
 /// Open descriptors wanted: 10,000 clients, their servers, and files.
 pub const OPEN_FILES: u64 = 65_536;
+/// Computes that run or wait to run at once: each has a task and a name, and somebody who waits.
+pub const COMPUTES_MAX: usize = 1024;
+/// Orders to the manager of computes that may wait at once: a core of the pooler asks once for each of its routes.
+pub const COMPUTE_ORDERS_MAX: usize = 4096;
+/// How often to look which computes are idle.
+pub const COMPUTE_IDLE_POLL: Duration = Duration::from_secs(1);
+/// A compute without clients makes room for others only after this: who asked for it may be about to connect.
+pub const COMPUTE_SPARE: Duration = Duration::from_secs(1);
+/// A killed process is gone at once, unless the kernel is in trouble.
+pub const COMPUTE_KILL_WAIT: Duration = Duration::from_secs(5);
+/// First pause before a compute is started that died twice; it doubles up to the maximum.
+pub const COMPUTE_CRASH_PAUSE_MIN: Duration = Duration::from_millis(250);
+/// Longest such pause: clients wait.
+pub const COMPUTE_CRASH_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A death this long ago says nothing about the next start.
+pub const COMPUTE_CRASH_MEMORY: Duration = Duration::from_secs(60);
+/// A compute's log is begun anew at a start when it is longer; the one before is kept.
+pub const COMPUTE_LOG_BYTES_MAX: u64 = 16 << 20;
+/// Lines of its log that the error of a failed start shows.
+pub const COMPUTE_LOG_LINES: usize = 5;
+
 /// The first base backup of a large cluster takes long; `up` reports its progress and waits this long at most
 /// before it says that everything runs.
 pub const FIRST_BACKUP_WAIT: Duration = Duration::from_secs(3600);

@@ -11,6 +11,7 @@ use runtime::nodepool::{Control, Nodepool, NodepoolOptions};
 
 use crate::api;
 use crate::cli::CoreOptions;
+use crate::computes;
 use crate::config::environment::Environment;
 use crate::config::{self, AppletName, Config, Log, Node};
 use crate::error::{Error, Result, While};
@@ -26,6 +27,7 @@ pub struct Parts {
     pub pages: Option<pageserver::api::Handle>,
     pub postgres: Option<postgres::Handle>,
     pub pooler: Option<pooling::Handle>,
+    pub computes: Option<computes::Handle>,
     pub api: Option<api::Address>,
 }
 
@@ -66,6 +68,15 @@ pub fn run(path: &Path, cores: &CoreOptions, environment: &Environment) -> Resul
         apps.push(app);
         parts.postgres = Some(handle);
     }
+    if runs(AppletName::Computes) {
+        let folder = &config.compute.directory;
+        if folder.as_os_str().is_empty() {
+            return Err(
+                Error::new("compute.directory is not set").hint("a node has no folder of its own")
+            );
+        }
+        add_computes(&mut apps, &mut parts, &config, folder, environment)?;
+    }
     if runs(AppletName::Pooler) {
         let reread = pooling::from_toml(path.to_owned(), |_settings| {});
         add_pooler(&mut apps, &mut parts, config.pooler.clone(), reread)?;
@@ -100,9 +111,35 @@ pub fn add_pooler(
     settings: Settings,
     reread: Reread,
 ) -> Result<()> {
-    let (app, handle) = pooling::app(settings, reread)?;
-    apps.push(app);
-    parts.pooler = Some(handle);
+    let resolver = parts.computes.as_ref().map(computes::Handle::resolver);
+    let handle = parts.pooler.get_or_insert_default();
+    apps.push(pooling::app(settings, reread, resolver, handle)?);
+    Ok(())
+}
+
+/// Computes of the page server of this process; before the pooler, which asks for them.
+pub fn add_computes(
+    apps: &mut Vec<App>,
+    parts: &mut Parts,
+    config: &Config,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<()> {
+    let Some(pages) = parts.pages.clone() else {
+        return Err(Error::new("there are no computes without a page server")
+            .hint("add \"pageserver\" to node.applets"));
+    };
+    let handle = parts.computes.insert(computes::Handle::default()).clone();
+    let options = computes::Options {
+        program: environment.program.clone(),
+        binaries: Binaries::find(&config.postgres.bin_dir, environment)?.folder().to_owned(),
+        directory: folder.to_owned(),
+        settings: config.compute.clone(),
+        standby: config.pageserver.application_name.clone(),
+        pages,
+        pooler: parts.pooler.get_or_insert_default().clone(),
+    };
+    apps.push(computes::app(options, handle));
     Ok(())
 }
 

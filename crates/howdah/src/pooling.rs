@@ -1,11 +1,13 @@
 //! The pooler as `howdah` runs it: from which file its rules come at start and on reload, and where it listens.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use pooler::console::snapshot::Snapshot;
+use pooler::resolver::Resolver;
 use pooler::rules::Rules;
 use pooler::settings::Settings;
 use pooler::settings::file::SettingsError;
@@ -26,7 +28,15 @@ pub type Reread = Arc<dyn Fn() -> std::result::Result<Settings, Vec<SettingsErro
 pub struct Handle {
     /// Set when it listens.
     addresses: Arc<OnceLock<Vec<String>>>,
-    questions: Arc<OnceLock<Sender<Reply<Vec<Snapshot>>>>>,
+    questions: Arc<OnceLock<Sender<Question>>>,
+}
+
+/// What the pooler can be asked and told.
+enum Question {
+    Snapshots(Reply<Vec<Snapshot>>),
+    Targets(Reply<BTreeMap<String, u32>>),
+    TargetLost(String, Reply<()>),
+    ReleaseTarget(String, Reply<bool>),
 }
 
 impl Handle {
@@ -44,8 +54,29 @@ impl Handle {
 
     /// What all cores know of their pools; `None` if there is no pooler (yet).
     pub async fn snapshots(&self) -> Option<Vec<Snapshot>> {
+        self.ask(Question::Snapshots).await
+    }
+
+    /// Targets (what is behind the `@`) that clients have asked for, each with how many clients it has; `None` if there
+    /// is no pooler (yet).
+    pub async fn targets(&self) -> Option<BTreeMap<String, u32>> {
+        self.ask(Question::Targets).await
+    }
+
+    /// The server of this target is gone: clients wait for the next.
+    pub async fn target_lost(&self, target: String) {
+        // Without a pooler nobody has to know.
+        let _told = self.ask(|reply| Question::TargetLost(target, reply)).await;
+    }
+
+    /// The server of this target is to be stopped; false if it has clients and must not.
+    pub async fn release_target(&self, target: String) -> bool {
+        self.ask(|reply| Question::ReleaseTarget(target, reply)).await.unwrap_or(true)
+    }
+
+    async fn ask<T: Send>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Option<T> {
         let (reply, pending) = mailbox::oneshot();
-        self.questions.get()?.try_send(reply).ok()?;
+        self.questions.get()?.try_send(question(reply)).ok()?;
         pending.await.ok()
     }
 }
@@ -59,8 +90,14 @@ fn cryptography() -> rustls::crypto::CryptoProvider {
     provider
 }
 
-/// The app; its settings and the files that they name are checked here.
-pub fn app(settings: Settings, reread: Reread) -> Result<(App, Handle)> {
+/// The app, for `handle`; its settings and the files that they name are checked here. `resolver` knows where `shop@feature`
+/// is.
+pub fn app(
+    settings: Settings,
+    reread: Reread,
+    resolver: Option<Arc<Resolver>>,
+    handle: &Handle,
+) -> Result<App> {
     let rules = Rules::load(1, settings, &read).map_err(|errors| refused(&errors))?;
     let load = move |version: u64, replaced: Option<Settings>| {
         let settings = match replaced {
@@ -72,17 +109,17 @@ pub fn app(settings: Settings, reread: Reread) -> Result<(App, Handle)> {
     let options = PoolerOptions {
         rules: Arc::new(rules),
         load: Arc::new(load),
-        resolver: None,
+        resolver,
         provider: Arc::new(cryptography()),
     };
-    let (links, handle) = (Links::new(), Handle::default());
+    let links = Links::new();
     let shared = handle.clone();
     let make = move |_node: &Node| Reachable {
         pooler: Rc::new(Pooler::new(options.clone(), Arc::clone(&links))),
         handle: shared.clone(),
         answering: RefCell::default(),
     };
-    Ok((App::new("pooler", make), handle))
+    Ok(App::new("pooler", make))
 }
 
 /// The complaints of a configuration as one error.
@@ -154,7 +191,7 @@ impl Reachable {
     /// On the first core, once.
     fn answer(&self) {
         let addresses = self.pooler.addresses().iter().map(ToString::to_string).collect();
-        let (sender, mut questions) = mailbox::channel::<Reply<Vec<Snapshot>>>(POOLER_QUEUE_MAX);
+        let (sender, mut questions) = mailbox::channel(POOLER_QUEUE_MAX);
         if self.handle.addresses.set(addresses).is_err()
             || self.handle.questions.set(sender).is_err()
         {
@@ -162,9 +199,19 @@ impl Reachable {
         }
         let pooler = Rc::clone(&self.pooler);
         let answering = executor::spawn(async move {
-            while let Some(reply) = questions.recv().await {
+            while let Some(question) = questions.recv().await {
                 // Who asked may have gone away meanwhile.
-                drop(reply.send(pooler.snapshots().await));
+                match question {
+                    Question::Snapshots(reply) => drop(reply.send(pooler.snapshots().await)),
+                    Question::Targets(reply) => drop(reply.send(pooler.targets().await)),
+                    Question::TargetLost(target, reply) => {
+                        pooler.target_lost(&target).await;
+                        drop(reply.send(()));
+                    }
+                    Question::ReleaseTarget(target, reply) => {
+                        drop(reply.send(pooler.release_target(&target).await));
+                    }
+                }
             }
         });
         *self.answering.borrow_mut() = Some(answering);

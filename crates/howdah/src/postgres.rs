@@ -8,7 +8,7 @@
 pub mod binaries;
 pub mod cluster;
 pub mod files;
-mod readiness;
+pub(crate) mod readiness;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -217,7 +217,7 @@ impl Supervisor {
         self.set_phase(Phase::Starting);
         readiness::old_server_gone(&self.cluster).await?;
         let child = Rc::new(self.spawn()?);
-        let ready = readiness::ready(&self.cluster, &child).await;
+        let ready = readiness::ready(&self.cluster.data, &child).await;
         if let Err(error) = ready {
             self.end(&child).await;
             let said: Vec<String> = self.said.borrow().iter().cloned().collect();
@@ -305,7 +305,7 @@ impl Supervisor {
                 Ok(child) => {
                     let child = Rc::new(child);
                     *self.child.borrow_mut() = Some(Rc::clone(&child));
-                    if readiness::ready(&self.cluster, &child).await.is_ok() {
+                    if readiness::ready(&self.cluster.data, &child).await.is_ok() {
                         self.run(&child);
                     }
                     // If it ended instead, waiting for its end will tell so at once.

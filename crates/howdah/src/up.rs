@@ -2,8 +2,8 @@
 //!
 //! 1. The folder: chosen, made, owned by an unprivileged user whom the process becomes, locked.
 //! 2. The cluster: found or made by initdb, configured.
-//! 3. The nodepool: server, page server, pooler, API start in this order. Pooler and API stop first, then the
-//!    server, and last the page server, when the server has sent it the shutdown checkpoint.
+//! 3. The nodepool: server, page server, computes, pooler, API start in this order. Pooler and API stop first, then
+//!    computes, then the server, and last the page server, when the server has sent it the shutdown checkpoint.
 //! 4. Once all are healthy: what runs where, and what to try.
 
 mod banner;
@@ -48,6 +48,11 @@ pub fn run(options: UpOptions, environment: &Environment) -> Result<()> {
     let (server, postgres) = Postgres::app(cluster.clone());
     let mut apps = vec![followed(server, pageserver)];
     let mut parts = Parts { pages: Some(pages), postgres: Some(postgres), ..Parts::default() };
+    let folder = match config.compute.directory.as_os_str().is_empty() {
+        true => directory.path().join("computes"),
+        false => config.compute.directory.clone(),
+    };
+    node::add_computes(&mut apps, &mut parts, &config, &folder, environment)?;
     let reread = match file {
         Some(file) => pooling::from_toml(file, move |settings| fill.pooler(settings)),
         None => pooling::always(config.pooler.clone()),

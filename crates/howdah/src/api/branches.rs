@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::routes::{not_here, value};
+use crate::node::Parts;
 
 /// The answer to a request, or `None` if it is about something else.
 pub(super) async fn answer(
@@ -16,13 +17,13 @@ pub(super) async fn answer(
     path: &str,
     query: &[(String, String)],
     body: Option<&Value>,
-    pages: Option<&Handle>,
+    parts: &Parts,
 ) -> Option<Response> {
     let of_one = path.strip_prefix("/v1/branches/").and_then(|rest| rest.split_once('/'));
     if of_one.is_none() && !matches!(path, "/v1/branches" | "/v1/lsn-at" | "/v1/scrub") {
         return None;
     }
-    let Some(pages) = pages else { return Some(not_here("page server")) };
+    let Some(pages) = &parts.pages else { return Some(not_here("page server")) };
     if let Some((name, what)) = of_one {
         return of_branch(method, name, what, body, pages).await;
     }
@@ -37,13 +38,35 @@ pub(super) async fn answer(
             let made = pages.create_branch(text("name"), branch_or_main("from"), text("at"));
             outcome(made.await)
         }
-        ("DELETE", "/v1/branches") => outcome(pages.delete_branch(text("name")).await),
+        ("DELETE", "/v1/branches") => {
+            let is_forced = value(query, "force").is_some_and(|force| force == "true");
+            match free(parts, &text("name"), is_forced).await {
+                Ok(()) => outcome(pages.delete_branch(text("name")).await),
+                Err(response) => response,
+            }
+        }
         ("GET", "/v1/lsn-at") => outcome(pages.lsn_at(branch_or_main("branch"), text("at")).await),
         ("POST", "/v1/scrub") => outcome(pages.begin_scrub().await.map(Ok)),
         ("GET", "/v1/scrub") => outcome(pages.scrub().await.map(Ok)),
         _ => return None,
     };
     Some(response)
+}
+
+/// A branch that computes serve is not deleted under them: they are stopped first if that is wanted.
+async fn free(parts: &Parts, branch: &str, is_forced: bool) -> Result<(), Response> {
+    let Some(computes) = &parts.computes else { return Ok(()) };
+    let names = computes.of_branch(branch.to_owned()).await.unwrap_or_default();
+    if !names.is_empty() && !is_forced {
+        let message = format!("branch \"{branch}\" is in use");
+        return Err(Response::error(409, "in_use", message)
+            .detail(format!("computes serve it: {}", names.join(", ")))
+            .hint("stop them (howdah compute stop NAME), or delete the branch with --force"));
+    }
+    for name in names {
+        let _ended_by_itself = computes.stop(name).await;
+    }
+    Ok(())
 }
 
 /// `/v1/branches/NAME/…`.

@@ -9,7 +9,7 @@ use runtime::app::Stop;
 use runtime::nodepool::Control;
 use serde_json::{Value, json};
 
-use super::branches;
+use super::{branches, computes};
 use crate::cli::page;
 use crate::node::Parts;
 
@@ -22,8 +22,11 @@ pub(super) async fn answer(
     parts: &Parts,
     control: &Control,
 ) -> Response {
-    let pages = parts.pages.as_ref();
-    if let Some(response) = branches::answer(method, path, query, body, pages).await {
+    if let Some(response) = branches::answer(method, path, query, body, parts).await {
+        return response;
+    }
+    let computes = parts.computes.as_ref();
+    if let Some(response) = computes::answer(method, path, query, body, computes).await {
         return response;
     }
     match (method, path) {
@@ -52,6 +55,7 @@ fn unknown(path: &str) -> Response {
         "/v1/pools",
         "/v1/page",
         "/v1/branches",
+        "/v1/computes",
         "/v1/lsn-at",
         "/v1/scrub",
         "/v1/reload",

@@ -24,8 +24,9 @@ pub(super) fn run(command: &BranchCommand, api: &Api) -> Result<()> {
             Ok(())
         }
         BranchCommand::List { json } => list(api, *json),
-        BranchCommand::Delete { name } => {
-            let _deleted = api.delete(&format!("/v1/branches?name={}", escaped(name)))?;
+        BranchCommand::Delete { name, force } => {
+            let query = format!("name={}&force={force}", escaped(name));
+            let _deleted = api.delete(&format!("/v1/branches?{query}"))?;
             output::line(format!("branch \"{name}\" deleted"));
             Ok(())
         }

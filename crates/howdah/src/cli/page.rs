@@ -48,7 +48,7 @@ pub(super) fn run(options: &PageOptions, api: &Api) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn refused(error: ClientError) -> Error {
+pub(crate) fn refused(error: ClientError) -> Error {
     match error {
         ClientError::Refused { sqlstate, message, detail } => {
             let error = Error::new(format!("{message} ({sqlstate})"));

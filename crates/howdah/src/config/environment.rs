@@ -22,6 +22,8 @@ pub struct Environment {
     pub data_home: Option<PathBuf>,
     /// `PGUSER` and the like.
     pub credentials: Credentials,
+    /// The file that this program was started from.
+    pub program: PathBuf,
     /// `PATH`.
     pub path: Vec<PathBuf>,
 }
@@ -37,6 +39,8 @@ impl Environment {
             api_token_file: set("HOWDAH_API_TOKEN_FILE").map(PathBuf::from),
             data_home: set("XDG_DATA_HOME").map(PathBuf::from).or_else(home),
             credentials: credentials(),
+            // Without /proc nothing but computes is missing, and their start says so.
+            program: env::current_exe().unwrap_or_default(),
             path: set("PATH").map_or_else(Vec::new, |value| env::split_paths(&value).collect()),
         }
     }

@@ -34,6 +34,7 @@ fn the_commented_file_names_every_key() {
         ("postgres", keys::<Postgres>()),
         ("pooler", keys::<pooler::settings::Settings>()),
         ("pageserver", keys::<pageserver::settings::Settings>()),
+        ("compute", keys::<computes::settings::Settings>()),
     ];
     for (section, keys) in sections {
         let body = section_text(section);

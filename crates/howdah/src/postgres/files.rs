@@ -67,6 +67,14 @@ pub fn conf(
     Ok(lines.join("\n"))
 }
 
+/// The value of a setting for the command line, where nothing is quoted.
+pub fn plain(name: &str, value: &toml::Value) -> Result<String> {
+    match value {
+        toml::Value::String(text) if !text.contains('\n') => Ok(text.clone()),
+        other => setting(name, other),
+    }
+}
+
 fn setting(name: &str, value: &toml::Value) -> Result<String> {
     match value {
         toml::Value::String(text) if !text.contains('\n') => Ok(quoted(text)),

@@ -3,6 +3,8 @@
 //! Its lines (`utils/pidfile.h`): pid, data directory, start time, port, socket folder, listen address, shared
 //! memory key, status. The status is padded with blanks: `ready   `, `starting`, `stopping`, `standby `.
 
+use std::path::Path;
+
 use runtime::clock;
 use runtime::fs::blocking as fs;
 use runtime::process::Child;
@@ -14,14 +16,14 @@ use crate::limits::{POSTGRES_OLD_WAIT, POSTGRES_READY_POLL, POSTGRES_READY_WAIT}
 /// Line of the status, from 0.
 const STATUS_LINE: usize = 7;
 
-/// Returns when the server takes connections; an error when it ends or takes too long.
-pub(super) async fn ready(cluster: &Cluster, child: &Child) -> Result<()> {
+/// Returns when the server on this data directory takes connections; an error when it ends or takes too long.
+pub(crate) async fn ready(data: &Path, child: &Child) -> Result<()> {
     let deadline = clock::now() + POSTGRES_READY_WAIT;
     loop {
         if let Ok(Some(exit)) = child.try_wait() {
             return Err(Error::new(format!("the server ended while it started: {exit}")));
         }
-        if status(&pid_file(cluster), child.pid()) == Some("ready") {
+        if status(&pid_file(data), child.pid()) == Some("ready") {
             return Ok(());
         }
         if clock::now() > deadline {
@@ -57,16 +59,16 @@ pub(super) async fn old_server_gone(cluster: &Cluster) -> Result<()> {
 
 /// The process named in `postmaster.pid`, if it is alive and is a server on this directory.
 fn running(cluster: &Cluster) -> Option<u32> {
-    let file = pid_file(cluster);
+    let file = pid_file(&cluster.data);
     let pid: u32 = file.lines().next()?.trim().parse().ok()?;
     // A number that now belongs to some other program is no server; the server checks this again by itself.
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
     command.contains("postgres").then_some(pid)
 }
 
-fn pid_file(cluster: &Cluster) -> String {
+fn pid_file(data: &Path) -> String {
     // It is not there before the server has made it, and after it has ended.
-    fs::read_to_string(cluster.data.join("postmaster.pid")).unwrap_or_default()
+    fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default()
 }
 
 fn status(file: &str, pid: u32) -> Option<&str> {

@@ -126,7 +126,7 @@ impl Instance {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn address(&self, name: &str) -> (String, String) {
+    pub(crate) fn address(&self, name: &str) -> (String, String) {
         let text =
             self.facts[name].as_str().unwrap_or_else(|| panic!("no {name} in {}", self.facts));
         let (host, port) = text.rsplit_once(':').expect("an address has a port");
@@ -198,6 +198,20 @@ impl Instance {
 
     /// The body of an answer with status 200.
     fn http(&self, method: &str, path: &str) -> String {
+        let answer = self.answer(method, path);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
+        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+        body.to_owned()
+    }
+
+    /// The same, if it has that status.
+    pub(crate) fn try_get(&self, path: &str) -> Option<String> {
+        let answer = self.answer("GET", path);
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    }
+
+    fn answer(&self, method: &str, path: &str) -> String {
         let api = self.api();
         let mut stream = TcpStream::connect(&api).expect("the API listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
@@ -205,9 +219,7 @@ impl Instance {
             .expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
-        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
-        body.to_owned()
+        answer
     }
 
     pub(crate) fn signal(&self, signal: &str) {

@@ -1,4 +1,5 @@
 //! `howdah up` with a real server.
 
+mod computes;
 mod life;
 mod pages;

@@ -115,7 +115,10 @@ fn duration_from_micros(microseconds: f64) -> Option<Duration> {
 }
 
 /// Serde adapter: a duration as a string with a unit, or the number 0.
-pub(super) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+///
+/// # Errors
+/// Those of [`parse_duration`].
+pub fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
     input.deserialize_any(Text { expected: "a duration such as \"30s\"", parse: parse_duration })
 }
 

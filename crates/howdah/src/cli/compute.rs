@@ -1,0 +1,184 @@
+//! `howdah compute`: computes of a running Howdah started, listed, stopped; and the process of one.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueHint};
+use pg::lsn::Lsn;
+use serde_json::{Value, from_value};
+
+use crate::api::client::{Api, escaped};
+use crate::computes::directory;
+use crate::computes::settings::Mode;
+use crate::computes::{Line, Phase};
+use crate::config::environment::Environment;
+use crate::error::{Error, Result, While};
+use crate::output;
+use crate::postgres::binaries::Binaries;
+
+#[derive(Debug, Subcommand)]
+pub enum ComputeCommand {
+    /// Start a server on a branch or a moment, unless it runs
+    #[command(after_help = START_EXAMPLE)]
+    Start {
+        /// A branch, an LSN or time of `main`, or BRANCH@LSN, BRANCH@TIME
+        #[arg(value_name = "TARGET")]
+        target: String,
+        /// A copy to write to, which is thrown away when it stops
+        #[arg(long)]
+        ephemeral: bool,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop one; who needs it starts it again
+    #[command(after_help = "Example:\n  howdah compute stop feature")]
+    Stop {
+        /// As `compute list` shows it
+        name: String,
+    },
+    /// List what runs or waits
+    #[command(after_help = "Example:\n  howdah compute list --json")]
+    List {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Be a compute: serve a branch in the foreground until SIGTERM
+    #[command(after_help = RUN_EXAMPLE)]
+    Run(RunOptions),
+}
+
+const START_EXAMPLE: &str = "Example:
+  howdah compute start feature
+  howdah compute start feature --ephemeral
+  howdah compute start 0/16B3748
+  howdah compute start main@2026-11-19T10:00:00Z
+
+The pooler does the same for whoever connects to shop@feature, shop@0/16B3748, shop@feature?ephemeral.";
+
+const RUN_EXAMPLE: &str = "Example:
+  howdah compute run --branch main --lsn 0/16B3748 --page-server 127.0.0.1:6430 --dir /srv/compute
+
+Howdah starts its computes by this. One that serves the end of a branch must be attached to it
+(POST /v1/branches/NAME/attach): until then its commits wait.
+PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say who you are to the page service.";
+
+#[derive(Debug, clap::Args)]
+pub struct RunOptions {
+    /// Branch to serve
+    #[arg(long)]
+    pub branch: String,
+    /// As of this LSN; what is written is thrown away [default: the end, to write the branch]
+    #[arg(long)]
+    pub lsn: Option<Lsn>,
+    /// Throw away what is written, at the branch's end, too
+    #[arg(long, conflicts_with = "lsn")]
+    pub ephemeral: bool,
+    /// Page service, HOST:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub page_server: String,
+    /// Directory of its own: data, socket
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// What its data directory is: a mount or a restored copy
+    #[arg(long, value_enum, default_value = "auto")]
+    pub mode: Mode,
+    /// Number in the name of the unix socket
+    #[arg(long, default_value = "5432")]
+    pub port: u16,
+    /// Who must have received a commit on a branch before it is acknowledged: the page server's application_name
+    #[arg(long, value_name = "NAME", default_value = "howdah")]
+    pub standby: String,
+    /// A setting of the server
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+    /// Print as JSON; it always is
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub(super) fn run(command: &ComputeCommand, api: &Api, environment: &Environment) -> Result<()> {
+    match command {
+        ComputeCommand::Start { target, ephemeral, json } => {
+            let option = if *ephemeral { "?ephemeral" } else { "" };
+            let target = escaped(&format!("{target}{option}"));
+            let value = api.post(&format!("/v1/computes?target={target}"))?;
+            if *json {
+                output::json(&value);
+                return Ok(());
+            }
+            let compute: Line = from_value(value).or_fail("unexpected answer of the API")?;
+            output::line(shown(&compute));
+            Ok(())
+        }
+        ComputeCommand::Stop { name } => {
+            let _stopped = api.delete(&format!("/v1/computes/{}", escaped(name)))?;
+            output::line(format!("compute \"{name}\" stopped"));
+            Ok(())
+        }
+        ComputeCommand::List { json } => list(api, *json),
+        ComputeCommand::Run(options) => serve(options, api, environment),
+    }
+}
+
+fn list(api: &Api, json: bool) -> Result<()> {
+    let value = api.get("/v1/computes")?;
+    if json {
+        output::json(&value);
+        return Ok(());
+    }
+    let list = value.get("computes").cloned().unwrap_or(Value::Null);
+    let computes: Vec<Line> = from_value(list).or_fail("unexpected answer of the API")?;
+    computes.iter().map(shown).for_each(output::line);
+    Ok(())
+}
+
+fn shown(compute: &Line) -> String {
+    let phase = match compute.phase {
+        Phase::Queued => "waits for a place",
+        Phase::Starting => "starts",
+        Phase::Running => "runs",
+        Phase::Stopping => "stops",
+    };
+    let kind = match (compute.writes_branch, compute.read_only) {
+        (true, _) => "writes the branch",
+        (false, true) => "read-only",
+        (false, false) => "ephemeral",
+    };
+    let place = match (&compute.socket_dir, compute.port, &compute.mode) {
+        (Some(folder), Some(port), Some(mode)) => {
+            format!(", -h {} -p {port} ({mode})", folder.display())
+        }
+        _ => String::new(),
+    };
+    let lsn = compute.lsn.as_ref().map_or_else(String::new, |lsn| format!(" from {lsn}"));
+    let name = &compute.name;
+    format!("{name:<24} {phase}{lsn}, {kind}, {} clients{place}", compute.clients)
+}
+
+fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<()> {
+    if options.mode == Mode::Fuse {
+        return Err(Error::new("a compute on a mount cannot be started yet")
+            .hint("--mode directory restores the branch instead"));
+    }
+    let database = match options.lsn {
+        Some(lsn) => format!("{}@{lsn}", options.branch),
+        None => options.branch.clone(),
+    };
+    let writes = options.lsn.is_none() && !options.ephemeral;
+    let absolute = std::path::absolute(&options.dir);
+    directory::run(&directory::Options {
+        branch: options.branch.clone(),
+        standby: writes.then(|| options.standby.clone()),
+        login: api.credentials.login(&options.page_server, &database)?,
+        directory: absolute.or_fail(format_args!("\"{}\"", options.dir.display()))?,
+        port: options.port,
+        binaries: Binaries::find(&PathBuf::new(), environment)?,
+        settings: options.settings.clone(),
+    })
+}
+
+fn setting(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,499 @@
+//! Starts computes when they are asked for, and stops them when nobody uses them.
+//!
+//! 1. One compute for each name, however many ask; who asks while it stops waits for its end and starts another.
+//! 2. Only so many run, and start, at a time. Who must wait waits in order; a compute without clients makes room.
+//! 3. A compute that dies is forgotten, and the pooler told: clients that wait ask for it, and so it is started again,
+//!    at the end of what the page server has received.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use pageserver::attachment::{Attachment, Server};
+use pg::lsn::Lsn;
+use pg::sqlstate::SqlState;
+use runtime::clock::{self, Instant};
+use runtime::executor;
+use runtime::fs::blocking as fs;
+use runtime::mailbox::Reply;
+
+use super::latch::{First, Latch, first};
+use super::permits::{Permit, Permits};
+use super::process::{Launcher, Process, Ready, Spec};
+use super::refusal::Refusal;
+use super::target::Target;
+use super::{Line, Phase, orphans};
+use crate::error::{Result as Outcome, While};
+use crate::limits::{
+    COMPUTE_CRASH_MEMORY, COMPUTE_CRASH_PAUSE_MAX, COMPUTE_CRASH_PAUSE_MIN, COMPUTE_IDLE_POLL,
+    COMPUTE_SPARE, COMPUTES_MAX,
+};
+use crate::pooling;
+
+pub(super) struct Manager {
+    launcher: Launcher,
+    pages: pageserver::api::Handle,
+    pooler: pooling::Handle,
+    computes: RefCell<BTreeMap<String, Rc<Compute>>>,
+    running: Rc<Permits>,
+    starting: Rc<Permits>,
+    /// When a compute of this name died last, and how often in a row.
+    crashes: RefCell<BTreeMap<String, (Instant, u32)>>,
+    is_stopping: Cell<bool>,
+}
+
+/// A compute from when it is asked for to when it is gone.
+pub(super) struct Compute {
+    name: String,
+    spec: Spec,
+    is_read_only: bool,
+    phase: Cell<Phase>,
+    /// The ways in which the pooler's clients have asked for it.
+    texts: RefCell<BTreeSet<String>>,
+    /// When somebody asked for it, or was connected, last.
+    used: Cell<Instant>,
+    clients: Cell<u64>,
+    up: Latch<Result<Ready, Refusal>>,
+    stop: Latch<()>,
+    gone: Latch<()>,
+}
+
+impl Manager {
+    pub(super) fn new(
+        launcher: Launcher,
+        pages: pageserver::api::Handle,
+        pooler: pooling::Handle,
+    ) -> Rc<Self> {
+        let (running, starting) =
+            (launcher.settings.max_running, launcher.settings.start_concurrency);
+        Rc::new(Self {
+            launcher,
+            pages,
+            pooler,
+            computes: RefCell::default(),
+            running: Permits::new(running),
+            starting: Permits::new(starting),
+            crashes: RefCell::default(),
+            is_stopping: Cell::new(false),
+        })
+    }
+
+    /// Makes the directory, and clears away what an earlier run left.
+    pub(super) async fn prepare(&self) -> Outcome<()> {
+        let directory = &self.launcher.directory;
+        fs::create_dir_all(directory)
+            .or_fail(format_args!("could not make \"{}\"", directory.display()))?;
+        orphans::clean(directory, self.launcher.settings.stop_timeout).await
+    }
+
+    /// A compute that serves what `text` names: one that runs, or a new one. Returns when it takes connections.
+    pub(super) async fn start(
+        self: &Rc<Self>,
+        text: &str,
+        mut notice: Option<Reply<String>>,
+    ) -> Result<(Rc<Compute>, Ready), Refusal> {
+        let target = Target::parse(text)?;
+        loop {
+            let compute = match self.known(text) {
+                Some(compute) => compute,
+                None => self.find_or_begin(&target).await?,
+            };
+            if compute.phase.get() == Phase::Stopping {
+                compute.gone.wait().await;
+                continue;
+            }
+            compute.used.set(clock::now());
+            compute.texts.borrow_mut().insert(text.to_owned());
+            if compute.up.get().is_none()
+                && let Some(notice) = notice.take()
+            {
+                // A client that has gone needs no notice.
+                drop(notice.send(self.why_wait(&compute)));
+            }
+            return compute.up.wait().await.map(|ready| (compute, ready));
+        }
+    }
+
+    /// What waiting clients are told.
+    fn why_wait(&self, compute: &Compute) -> String {
+        let name = &compute.name;
+        if compute.phase.get() == Phase::Queued {
+            let most = self.launcher.settings.max_running;
+            return format!(
+                "compute for \"{name}\" waits: {most} computes run, which is the limit"
+            );
+        }
+        format!("starting compute for \"{name}\"")
+    }
+
+    fn known(&self, text: &str) -> Option<Rc<Compute>> {
+        let computes = self.computes.borrow();
+        computes.values().find(|compute| compute.texts.borrow().contains(text)).cloned()
+    }
+
+    async fn find_or_begin(self: &Rc<Self>, target: &Target) -> Result<Rc<Compute>, Refusal> {
+        let (name, spec) = self.locate(target).await?;
+        if let Some(compute) = self.computes.borrow().get(&name) {
+            return Ok(Rc::clone(compute));
+        }
+        if self.is_stopping.get() {
+            return Err(Refusal::not_now("Howdah is shutting down"));
+        }
+        if self.computes.borrow().len() >= COMPUTES_MAX {
+            let message = "too many computes are running or waiting";
+            return Err(Refusal::new(SqlState::TOO_MANY_CONNECTIONS, message)
+                .detail(format!("There are {COMPUTES_MAX}.")));
+        }
+        let has_room = self.running.has_free() && self.running.waiting() == 0;
+        let compute = Rc::new(Compute {
+            name: name.clone(),
+            is_read_only: spec.lsn.is_some() && !target.is_ephemeral,
+            spec,
+            phase: Cell::new(if has_room { Phase::Starting } else { Phase::Queued }),
+            texts: RefCell::default(),
+            used: Cell::new(clock::now()),
+            clients: Cell::new(0),
+            up: Latch::default(),
+            stop: Latch::default(),
+            gone: Latch::default(),
+        });
+        self.computes.borrow_mut().insert(name, Rc::clone(&compute));
+        executor::spawn_detached(Rc::clone(self).live(Rc::clone(&compute)));
+        Ok(compute)
+    }
+
+    /// Finds out what a target is now: its compute's name, and what that serves.
+    async fn locate(&self, target: &Target) -> Result<(String, Spec), Refusal> {
+        let absent = || Refusal::not_now("the page server has nothing to start a compute from yet");
+        let branch = target.branch.clone();
+        let all = self.pages.branches().await.ok_or_else(absent)?;
+        let found = all.iter().find(|other| other.name == branch);
+        let found = found.ok_or_else(|| {
+            Refusal::unknown(format!("branch \"{branch}\" does not exist"))
+                .hint(format!("Make it: howdah branch create {branch}"))
+        })?;
+        let lsn = if let Some(at) = &target.at {
+            let moment = self.pages.lsn_at(branch.clone(), at.clone()).await.ok_or_else(absent)?;
+            let lsn = moment.map_err(Refusal::of_page_server)?.lsn;
+            if is_later(&lsn, &found.newest_lsn) {
+                return Err(Refusal::unknown(format!("LSN {lsn} has not come yet"))
+                    .detail(format!("Branch \"{branch}\" ends at {}.", found.newest_lsn)));
+            }
+            Some(lsn)
+        } else {
+            if found.from.is_none() && !target.is_ephemeral {
+                return Err(Refusal::unknown(format!(
+                    "branch \"{branch}\" is written by the server that Howdah follows"
+                ))
+                .hint(format!("Connect without \"@{branch}\", or to \"{branch}?ephemeral\".")));
+            }
+            target.is_ephemeral.then(|| found.newest_lsn.clone())
+        };
+        Ok((target.name(lsn.as_deref()), Spec { branch, lsn }))
+    }
+
+    /// A compute's life.
+    async fn live(self: Rc<Self>, compute: Rc<Compute>) {
+        match self.bring_up(&compute).await {
+            Ok((process, permit)) => {
+                tracing::info!(
+                    compute = compute.name,
+                    pid = process.ready.pid,
+                    mode = process.ready.mode,
+                    lsn = process.ready.lsn,
+                    "compute runs"
+                );
+                compute.phase.set(Phase::Running);
+                compute.used.set(clock::now());
+                compute.up.set(Ok(process.ready.clone()));
+                self.serve(&compute, &process).await;
+                self.detach(&compute).await;
+                self.forget(&compute);
+                drop(permit);
+                self.lost(&compute).await;
+                process.clean().await;
+            }
+            Err(refusal) => {
+                tracing::warn!(compute = compute.name, error = %refusal.error, "no compute");
+                self.forget(&compute);
+                compute.up.set(Err(refusal));
+            }
+        }
+        compute.gone.set(());
+    }
+
+    async fn bring_up(
+        self: &Rc<Self>,
+        compute: &Rc<Compute>,
+    ) -> Result<(Process, Permit), Refusal> {
+        let patience = self.launcher.settings.start_timeout;
+        let place = Latch::default();
+        let up = clock::timeout(patience, self.start_process(compute, &place));
+        let refusal = match first(up, compute.stop.wait()).await {
+            First::A(Ok(Ok(process))) => return Ok(process),
+            First::A(Ok(Err(refusal))) => refusal,
+            First::A(Err(_elapsed)) => self.too_late(compute),
+            First::B(()) => Refusal::not_now(format!("compute \"{}\" was stopped", compute.name)),
+        };
+        if let Some(place) = place.get() {
+            orphans::clear(&place, self.launcher.settings.stop_timeout).await;
+        }
+        Err(refusal)
+    }
+
+    fn too_late(&self, compute: &Compute) -> Refusal {
+        let settings = &self.launcher.settings;
+        let waited = pooler::settings::units::format_duration(settings.start_timeout);
+        if compute.phase.get() == Phase::Queued {
+            return Refusal::new(SqlState::TOO_MANY_CONNECTIONS, "too many computes are running")
+                .detail(format!("{} run, and none was idle within {waited}.", settings.max_running))
+                .hint("compute.max_running and compute.start_timeout set these limits.");
+        }
+        let log = self.launcher.log(&compute.name);
+        Refusal::not_now(format!("compute for \"{}\" did not start in time", compute.name))
+            .detail(format!("It had {waited}; its log is {}.", log.display()))
+    }
+
+    async fn start_process(
+        self: &Rc<Self>,
+        compute: &Rc<Compute>,
+        place: &Latch<std::path::PathBuf>,
+    ) -> Result<(Process, Permit), Refusal> {
+        let failed = |error: crate::error::Error| {
+            let name = &compute.name;
+            let refusal = Refusal::not_now(format!("could not start a compute for \"{name}\""));
+            let detail = error.detail.map_or_else(String::new, |detail| format!(" ({detail})"));
+            refusal.detail(format!("{}{detail}", error.message))
+        };
+        clock::sleep(self.pause(&compute.name)).await;
+        if !self.running.has_free() {
+            self.look().await;
+        }
+        let permit = self.running.acquire().await;
+        let _starting = self.starting.acquire().await;
+        compute.phase.set(Phase::Starting);
+        let status = self.pages.status().await;
+        let service = status.map(|status| status.listen).unwrap_or_default();
+        let own = self.launcher.place().map_err(failed)?;
+        place.set(own.clone());
+        self.detach(compute).await;
+        let process = self.launcher.start(own, &compute.name, &compute.spec, &service).await;
+        let process = process.map_err(failed)?;
+        self.attach(compute, &process.ready).await?;
+        Ok((process, permit))
+    }
+
+    /// Has the page server keep what a compute writes; before that its commits wait.
+    async fn attach(&self, compute: &Compute, ready: &Ready) -> Result<(), Refusal> {
+        if compute.spec.lsn.is_some() {
+            return Ok(());
+        }
+        let server = Server::at(&ready.socket_dir.display().to_string(), ready.port);
+        let branch = compute.spec.branch.clone();
+        let attached = self.pages.attach(branch, Attachment { server, epoch: None }).await;
+        let gone = || Refusal::not_now("the page server does not run");
+        let attached = attached.ok_or_else(gone)?.map_err(|problem| {
+            let name = &compute.name;
+            let refusal =
+                Refusal::not_now(format!("the page server does not follow compute \"{name}\""));
+            refusal.detail(problem.message)
+        })?;
+        tracing::info!(
+            branch = compute.spec.branch,
+            epoch = attached.epoch,
+            end = attached.end,
+            "attached"
+        );
+        Ok(())
+    }
+
+    /// Has the page server take nothing more from a branch's last compute: the next begins at its end.
+    async fn detach(&self, compute: &Compute) {
+        if compute.spec.lsn.is_none() {
+            let detached = self.pages.detach(compute.spec.branch.clone()).await;
+            if let Some(Err(problem)) = detached {
+                tracing::warn!(
+                    branch = compute.spec.branch,
+                    error = problem.message,
+                    "could not detach"
+                );
+            }
+        }
+    }
+
+    /// Until it dies or is stopped.
+    async fn serve(&self, compute: &Compute, process: &Process) {
+        match first(process.child.wait(), compute.stop.wait()).await {
+            First::A(exit) => {
+                let exit = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
+                let log = self.launcher.log(&compute.name);
+                tracing::error!(compute = compute.name, exit, log = %log.display(), "a compute died");
+                compute.phase.set(Phase::Stopping);
+                self.remember_crash(&compute.name);
+            }
+            First::B(()) => {
+                compute.phase.set(Phase::Stopping);
+                process.stop(self.launcher.settings.stop_timeout).await;
+                tracing::info!(compute = compute.name, "compute stopped");
+            }
+        }
+    }
+
+    fn forget(&self, compute: &Rc<Compute>) {
+        let mut computes = self.computes.borrow_mut();
+        if computes.get(&compute.name).is_some_and(|other| Rc::ptr_eq(other, compute)) {
+            computes.remove(&compute.name);
+        }
+    }
+
+    /// Tells the pooler that its server is gone.
+    async fn lost(&self, compute: &Compute) {
+        let texts = compute.texts.borrow().clone();
+        for text in texts {
+            self.pooler.target_lost(text).await;
+        }
+    }
+
+    fn remember_crash(&self, name: &str) {
+        let mut crashes = self.crashes.borrow_mut();
+        crashes.retain(|_name, (at, _count)| at.elapsed() < COMPUTE_CRASH_MEMORY);
+        let (at, count) = crashes.entry(name.to_owned()).or_insert((clock::now(), 0));
+        (*at, *count) = (clock::now(), *count + 1);
+    }
+
+    /// How long to wait before it is started: it may die again. Once is no reason.
+    fn pause(&self, name: &str) -> Duration {
+        let crashes = self.crashes.borrow();
+        let recent = crashes.get(name).filter(|(at, _)| at.elapsed() < COMPUTE_CRASH_MEMORY);
+        let Some((_, count @ 2..)) = recent else { return Duration::ZERO };
+        let doubled = 2_u32.saturating_pow(count - 2);
+        COMPUTE_CRASH_PAUSE_MIN.saturating_mul(doubled).min(COMPUTE_CRASH_PAUSE_MAX)
+    }
+
+    /// Looks now and then who is idle, for as long as the core runs.
+    pub(super) async fn watch(self: Rc<Self>) {
+        loop {
+            clock::sleep(COMPUTE_IDLE_POLL).await;
+            if !self.computes.borrow().is_empty() {
+                self.look().await;
+            }
+        }
+    }
+
+    /// Stops who has been idle for long; and, if others wait for a place, who has been idle at all.
+    async fn look(&self) {
+        let Some(users) = self.pooler.targets().await else { return };
+        let all: Vec<Rc<Compute>> = self.computes.borrow().values().cloned().collect();
+        let runs = |compute: &&Rc<Compute>| compute.phase.get() == Phase::Running;
+        let mut idle = Vec::new();
+        for compute in all.iter().filter(runs) {
+            let texts = compute.texts.borrow();
+            let clients =
+                texts.iter().filter_map(|text| users.get(text)).map(|&count| u64::from(count));
+            compute.clients.set(clients.sum());
+            if compute.clients.get() > 0 {
+                compute.used.set(clock::now());
+            } else {
+                idle.push(Rc::clone(compute));
+            }
+        }
+        idle.sort_by_key(|compute| compute.used.get());
+        let timeout = self.launcher.settings.idle_timeout;
+        let mut wanted = self.queued();
+        for compute in idle {
+            let since = compute.used.get().elapsed();
+            let is_old = !timeout.is_zero() && since >= timeout;
+            let is_wanted = wanted > 0 && since >= COMPUTE_SPARE;
+            if (is_old || is_wanted) && self.release(&compute).await {
+                wanted = wanted.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Computes that wait for a place.
+    fn queued(&self) -> usize {
+        let computes = self.computes.borrow();
+        computes.values().filter(|compute| compute.phase.get() == Phase::Queued).count()
+    }
+
+    /// Stops it unless the pooler has a client for it; then nobody is cut off.
+    async fn release(&self, compute: &Compute) -> bool {
+        let texts = compute.texts.borrow().clone();
+        for text in texts {
+            if !self.pooler.release_target(text).await {
+                return false;
+            }
+        }
+        compute.phase.set(Phase::Stopping);
+        compute.stop.set(());
+        true
+    }
+
+    /// Stops the compute of this name, whoever uses it; false if there is none.
+    pub(super) async fn stop(&self, name: &str) -> bool {
+        let found = self.computes.borrow().get(name).cloned();
+        let Some(compute) = found.or_else(|| self.known(name)) else { return false };
+        compute.stop.set(());
+        compute.gone.wait().await;
+        true
+    }
+
+    /// The computes of a branch.
+    pub(super) fn of_branch(&self, branch: &str) -> Vec<String> {
+        let computes = self.computes.borrow();
+        let ours = computes.values().filter(|compute| compute.spec.branch == branch);
+        ours.map(|compute| compute.name.clone()).collect()
+    }
+
+    /// Stops all of them, at the end.
+    pub(super) async fn stop_all(&self) {
+        self.is_stopping.set(true);
+        let all: Vec<Rc<Compute>> = self.computes.borrow().values().cloned().collect();
+        for compute in &all {
+            compute.stop.set(());
+        }
+        for compute in all {
+            compute.gone.wait().await;
+        }
+    }
+
+    pub(super) fn line(&self, compute: &Compute) -> Line {
+        compute.line(&self.launcher)
+    }
+
+    pub(super) fn list(&self) -> Vec<Line> {
+        self.computes.borrow().values().map(|compute| self.line(compute)).collect()
+    }
+}
+
+/// Both are texts of the page server's.
+fn is_later(lsn: &str, than: &str) -> bool {
+    matches!((lsn.parse::<Lsn>(), than.parse::<Lsn>()), (Ok(lsn), Ok(than)) if lsn > than)
+}
+
+impl Compute {
+    pub(super) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
+    fn line(&self, launcher: &Launcher) -> Line {
+        let ready = self.up.get().and_then(Result::ok);
+        Line {
+            name: self.name.clone(),
+            branch: self.spec.branch.clone(),
+            lsn: ready.as_ref().map(|ready| ready.lsn.clone()).or_else(|| self.spec.lsn.clone()),
+            phase: self.phase.get(),
+            read_only: self.is_read_only,
+            writes_branch: self.spec.lsn.is_none(),
+            clients: self.clients.get(),
+            idle_seconds: self.used.get().elapsed().as_secs(),
+            socket_dir: ready.as_ref().map(|ready| ready.socket_dir.clone()),
+            port: ready.as_ref().map(|ready| ready.port),
+            pid: ready.as_ref().map(|ready| ready.pid),
+            postgres_pid: ready.as_ref().map(|ready| ready.postgres_pid),
+            mode: ready.map(|ready| ready.mode),
+            log: launcher.log(&self.name),
+        }
+    }
+}
