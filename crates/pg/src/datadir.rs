@@ -3,6 +3,7 @@
 pub mod backup_label;
 pub mod boot;
 pub mod control;
+pub mod forks;
 pub mod layout;
 pub mod relation;
 pub mod relmap;

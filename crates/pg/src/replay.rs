@@ -9,26 +9,23 @@
 
 mod compare;
 mod pages;
-mod state;
+mod replica;
 
 use std::collections::BTreeMap;
 
-use crate::datadir::layout::{RelationFile, SEGMENT_BLOCKS};
-use crate::datadir::relation::{Fork, RelTag};
-use crate::datadir::slru::Slru;
+use crate::datadir::control::ControlFile;
+use crate::datadir::relation::RelTag;
 use crate::lsn::Lsn;
 use crate::page::mask::{MaskOptions, PageKind, compare as compare_pages};
-use crate::page::{PAGE_BYTES, PageBytes, vm};
-use crate::redo::effects::{Change, effects};
-use crate::redo::visibility::implied_vm_clears;
-use crate::redo::{Fault, Options, Outcome, redo};
+use crate::page::{PAGE_BYTES, PageBytes};
+use crate::redo::{Fault, Outcome, redo};
+use crate::state::{ApplyError, State};
 use crate::wal::block::Block;
-use crate::wal::error::WalError;
 use crate::wal::record::{Record, RecordKind};
 
-pub use compare::{Comparison, Counts};
+pub use compare::Comparison;
 pub use pages::Pages;
-pub use state::State;
+pub use replica::{Replica, ReplicaError};
 
 /// Complaints that are kept in full; all are counted.
 pub const COMPLAINTS_KEPT: usize = 100;
@@ -67,15 +64,12 @@ pub struct Complaint {
 /// All pages and what has been learned.
 #[derive(Debug)]
 pub struct Replay {
-    pub pages: Pages,
-    pub state: State,
+    pub replica: Replica,
     pub tallies: BTreeMap<RecordKind, Tally>,
     /// The first [`COMPLAINTS_KEPT`].
     pub complaints: Vec<Complaint>,
     /// Whether a page that was never seen before may be taken from an image.
     has_base: bool,
-    options: Options,
-    data_checksums: bool,
 }
 
 impl Tally {
@@ -95,64 +89,40 @@ impl Tally {
 }
 
 impl Replay {
-    /// Begins with nothing: pages count from their first image on.
+    /// Begins with nothing: pages count from their first image on. Hints are taken to be logged.
     #[must_use]
-    pub fn new(data_checksums: bool, wal_log_hints: bool, track_commit_timestamp: bool) -> Replay {
-        Replay {
-            pages: Pages::default(),
-            state: State::new(track_commit_timestamp),
-            tallies: BTreeMap::new(),
-            complaints: Vec::new(),
-            has_base: false,
-            options: Options { hints_logged: data_checksums || wal_log_hints },
-            data_checksums,
-        }
+    pub fn from_nothing() -> Replay {
+        Replay::with(Replica::new(State::unknown(), true), false)
+    }
+
+    /// Begins with the control file of a stopped cluster; its other files come with [`Replay::load`].
+    #[must_use]
+    pub fn from_base(control: &ControlFile) -> Replay {
+        let checksums = control.checksum_version != 0;
+        Replay::with(Replica::new(State::new(control), checksums), true)
+    }
+
+    const fn with(replica: Replica, has_base: bool) -> Replay {
+        Replay { replica, tallies: BTreeMap::new(), complaints: Vec::new(), has_base }
     }
 
     /// Takes a file of the base: its path relative to the data directory, and its bytes.
-    pub fn load(&mut self, path: &str, bytes: &[u8]) {
-        self.has_base = true;
-        let pages = (0..).zip(bytes.as_chunks::<PAGE_BYTES>().0);
-        if let Some(file) = RelationFile::parse(path) {
-            let first = file.segment.saturating_mul(SEGMENT_BLOCKS);
-            self.pages.create(file.tag);
-            for (number, page) in pages {
-                self.pages.put(file.tag, first.saturating_add(number), Box::new(*page));
-            }
-        } else if let Some((slru, first)) = Slru::parse(path) {
-            for (number, page) in pages {
-                self.state.load_slru(slru, first.saturating_add(number), page);
-            }
-        } else {
-            self.state.load_file(path, bytes);
-        }
+    pub fn load(&mut self, path: &str, bytes: Vec<u8>) {
+        self.replica.load(path, bytes);
     }
 
     /// Takes the next record.
     ///
     /// # Errors
     /// When its data make no sense. What is wrong with a page is a complaint instead.
-    pub fn apply(&mut self, record: &Record<'_>) -> Result<(), WalError> {
+    pub fn apply(&mut self, record: &Record<'_>) -> Result<(), ApplyError> {
         let mut tally = Tally { records: 1, ..Tally::default() };
         for block in &record.blocks {
             self.apply_block(record, block, &mut tally);
         }
         let kind = RecordKind { info: record.kind_bits(), ..record.kind() };
         self.tallies.entry(kind).or_default().add(&tally);
-        for clear in implied_vm_clears(record) {
-            let (map, block) = (clear.node.fork(Fork::Vm), vm::map_block(clear.heap_block));
-            if let Some(page) = self.pages.get_mut(map, block) {
-                vm::clear(page, clear.heap_block, clear.bits);
-            }
-        }
-        for change in effects(record)? {
-            if let Change::ParametersChanged(parameters) = &change {
-                self.options.hints_logged = self.data_checksums || parameters.wal_log_hints;
-            }
-            self.pages.apply(&change);
-            self.state.apply(&change);
-        }
-        Ok(())
+        self.replica.apply_effects(record)
     }
 
     fn apply_block(&mut self, record: &Record<'_>, block: &Block<'_>, tally: &mut Tally) {
@@ -166,19 +136,20 @@ impl Replay {
             }
         };
         let needs_earlier = !block.will_init && block.image_to_apply().is_none();
-        let unknown = self.pages.get_mut(block.tag, block.number).is_none();
+        let pages = &mut self.replica.pages;
+        let unknown = pages.get_mut(block.tag, block.number).is_none();
         if needs_earlier && unknown && !self.has_base {
             match expected {
                 Some(image) => {
                     tally.first_seen += 1;
-                    self.pages.put(block.tag, block.number, image);
+                    pages.put(block.tag, block.number, &image);
                 }
                 None => tally.unjudged += 1,
             }
             return;
         }
-        let page = self.pages.get_or_zero(block.tag, block.number);
-        let complaint = match redo(record, block.id, page, self.options) {
+        let Some(page) = pages.get_or_zero(block.tag, block.number) else { return };
+        let complaint = match redo(record, block.id, page, self.replica.options) {
             Ok(Outcome::Applied) => match &expected {
                 Some(image) => {
                     let differs = differ(page, image, record, block.number);
@@ -209,7 +180,7 @@ impl Replay {
             tally.mismatched += 1;
             if let Some(image) = expected {
                 // Go on from what is right, so that one fault is one complaint.
-                self.pages.put(block.tag, block.number, image);
+                self.replica.pages.put(block.tag, block.number, &image);
             }
             self.complain(record, block, what);
         }

@@ -16,6 +16,7 @@
 //! [`Counters`] and [`Sizes`] change with nearly every record and are small: they are kept up to date as the WAL comes,
 //! and stored as a whole from time to time.
 
+mod compare;
 mod counters;
 mod origins;
 mod sizes;
@@ -28,11 +29,12 @@ use crate::datadir::slru::Slru;
 use crate::oid::Oid;
 use crate::redo::effects::Change;
 
+pub use compare::{StateComparison, StateCounts};
 pub use counters::Counters;
 pub use origins::{origins_file, origins_of_file};
 pub use sizes::Sizes;
 pub use slru::Removal;
-pub use store::{ApplyError, State, StateCounts};
+pub use store::{ApplyError, State};
 
 /// Names a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

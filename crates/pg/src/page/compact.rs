@@ -1,6 +1,6 @@
 //! Taking tuples away and closing the gaps, in the order that Postgres leaves them (`bufpage.c`).
 
-use crate::page::header::{HAS_FREE_LINES, HEADER_BYTES, align};
+use crate::page::header::{HAS_FREE_LINES, HEADER_BYTES, align, short};
 use crate::page::item::{ItemId, place};
 use crate::page::{Page, PageError};
 
@@ -11,23 +11,37 @@ struct Kept {
     id: ItemId,
 }
 
+impl Kept {
+    /// With what aligns the next one.
+    const fn bytes(self) -> usize {
+        align(self.id.length())
+    }
+
+    const fn end(self) -> usize {
+        self.id.offset() + self.bytes()
+    }
+}
+
 impl Page<'_> {
     /// Closes the gaps of a heap page after pruning (`PageRepairFragmentation`); from Postgres 15 on with
     /// `drop_trailing`: unused line pointers at the end go, too.
     pub fn repair_fragmentation(&mut self, drop_trailing: bool) -> Result<(), PageError> {
         self.check_aligned()?;
-        let count = self.item_count();
-        let mut kept = Vec::with_capacity(usize::from(count));
+        let (lower, upper, special) = (self.lower(), self.upper(), self.special());
+        let lines = self.bytes.get_mut(HEADER_BYTES..lower).unwrap_or_default();
+        let lines = lines.as_chunks_mut::<4>().0;
+        let count = short(lines.len());
+        let mut kept = Vec::with_capacity(lines.len());
         let (mut last_used, mut unused) = (0, 0);
-        for number in 1..=count {
-            let id = self.item_id(number)?;
+        for (number, line) in (1..=count).zip(lines) {
+            let id = ItemId(u32::from_le_bytes(*line));
             if !id.is_used() {
-                self.set_item_id(number, ItemId::UNUSED);
+                *line = ItemId::UNUSED.0.to_le_bytes();
                 unused += 1;
                 continue;
             }
             if id.has_storage() {
-                if id.offset() < self.upper() || id.offset() >= self.special() {
+                if id.offset() < upper || id.offset() >= special {
                     return Err(PageError("corrupted line pointer"));
                 }
                 kept.push(Kept { number, id });
@@ -36,7 +50,7 @@ impl Page<'_> {
         }
         self.compactify(&kept)?;
         let trailing = if drop_trailing { count - last_used } else { 0 };
-        self.set_lower(self.lower() - usize::from(trailing) * 4);
+        self.set_lower(lower - usize::from(trailing) * 4);
         self.set_flag(HAS_FREE_LINES, unused > trailing);
         Ok(())
     }
@@ -144,22 +158,60 @@ impl Page<'_> {
 
     /// Packs tuples to the end of the page in the order given (`compactify_tuples`).
     fn compactify(&mut self, kept: &[Kept]) -> Result<(), PageError> {
-        let total: usize = kept.iter().map(|item| align(item.id.length())).sum();
-        let mut upper = self.special();
-        if total > upper.saturating_sub(self.lower()) {
+        let total: usize = kept.iter().map(|item| item.bytes()).sum();
+        let special = self.special();
+        if total > special.saturating_sub(self.lower()) {
             return Err(PageError("corrupted item lengths"));
         }
-        let old = *self.bytes;
-        for item in kept {
-            let length = align(item.id.length());
-            upper -= length;
-            let offset = item.id.offset();
-            let tuple = old.get(offset..offset + length);
-            self.write(upper, tuple.ok_or(PageError("corrupted line pointer"))?)?;
+        let (in_place, end) = self.already_packed(kept);
+        let (_stays, moves) = kept.split_at_checked(in_place).unwrap_or_default();
+        let descending = kept.is_sorted_by(|one, next| next.end() <= one.id.offset());
+        if descending {
+            self.close_up(moves, end)?;
+        } else {
+            self.rebuild(moves, total - (special - end), end)?;
+        }
+        let mut upper = end;
+        for item in moves {
+            upper -= item.bytes();
             self.set_item_id(item.number, item.id.with_offset(upper));
         }
         self.set_upper(upper);
         Ok(())
+    }
+
+    /// Moves tuples that stand in their order already, neighbours at once, up to `end`.
+    fn close_up(&mut self, moves: &[Kept], end: usize) -> Result<(), PageError> {
+        let mut upper = end;
+        for run in moves.chunk_by(|one, next| next.end() == one.id.offset()) {
+            let ends = run.first().zip(run.last());
+            let Some((first, last)) = ends else { continue };
+            let (from, until) = (last.id.offset(), first.end());
+            upper -= until - from;
+            self.move_bytes(from, until, upper)?;
+        }
+        Ok(())
+    }
+
+    /// Puts tuples into another order: `total` bytes up to `end`.
+    fn rebuild(&mut self, moves: &[Kept], total: usize, end: usize) -> Result<(), PageError> {
+        let mut tuples = Vec::with_capacity(total);
+        for item in moves.iter().rev() {
+            let tuple = self.bytes.get(item.id.offset()..item.end());
+            tuples.extend_from_slice(tuple.ok_or(PageError("corrupted line pointer"))?);
+        }
+        self.write(end - total, &tuples)
+    }
+
+    /// How many of the first tuples stand where they are to go, and where the others are to end.
+    fn already_packed(&self, kept: &[Kept]) -> (usize, usize) {
+        let mut end = self.special();
+        let packed = |item: &&Kept| {
+            let there = item.end() == end;
+            end = if there { item.id.offset() } else { end };
+            there
+        };
+        (kept.iter().take_while(packed).count(), end)
     }
 
     fn check_aligned(&self) -> Result<(), PageError> {

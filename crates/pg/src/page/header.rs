@@ -36,6 +36,16 @@ pub fn is_new(page: &PageBytes) -> bool {
     u16_at(page, UPPER).unwrap_or(0) == 0
 }
 
+/// End of the line pointers.
+pub fn lower(page: &PageBytes) -> usize {
+    u16_at(page, LOWER).map_or(0, usize::from)
+}
+
+/// Start of the tuples.
+pub fn upper(page: &PageBytes) -> usize {
+    u16_at(page, UPPER).map_or(0, usize::from)
+}
+
 /// `MAXALIGN`.
 pub(crate) const fn align(length: usize) -> usize {
     (length + 7) & !7

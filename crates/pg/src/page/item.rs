@@ -126,6 +126,17 @@ impl Page<'_> {
         number: u16,
         placing: Placing,
     ) -> Result<(), PageError> {
+        let at = self.reserve_item(tuple.len(), number, placing)?;
+        self.write(at, tuple)
+    }
+
+    /// Makes room for a tuple of so many bytes with this line pointer; answers where its bytes are to be written.
+    pub(crate) fn reserve_item(
+        &mut self,
+        length: usize,
+        number: u16,
+        placing: Placing,
+    ) -> Result<usize, PageError> {
         self.check_pointers()?;
         let limit = self.item_count() + 1;
         if number == 0 || number > limit {
@@ -140,7 +151,7 @@ impl Page<'_> {
         let shift = placing == Placing::Shift && number < limit;
         let grows = number == limit || shift;
         let lower = self.lower() + if grows { ITEM_ID_BYTES } else { 0 };
-        let upper = self.upper().checked_sub(align(tuple.len()));
+        let upper = self.upper().checked_sub(align(length));
         let Some(upper) = upper.filter(|&upper| lower <= upper) else {
             return Err(PageError("no room for the tuple"));
         };
@@ -148,11 +159,10 @@ impl Page<'_> {
             let (from, end) = (place(number), place(limit));
             self.move_bytes(from, end, from + ITEM_ID_BYTES)?;
         }
-        self.set_item_id(number, ItemId::normal(upper, tuple.len()));
-        self.write(upper, tuple)?;
+        self.set_item_id(number, ItemId::normal(upper, length));
         self.set_lower(lower);
         self.set_upper(upper);
-        Ok(())
+        Ok(upper)
     }
 
     /// Adds a tuple behind the last line pointer.

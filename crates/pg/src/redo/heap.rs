@@ -1,10 +1,12 @@
 //! Redo of `Heap` records (`access/heap/heapam.c`, `access/heapam_xlog.h`).
 
+use std::ops::Range;
+
 use super::visibility::named_vm_clears;
 use super::{Done, Fault, Step, field};
 use crate::datadir::relation::Fork;
 use crate::page::header::ALL_VISIBLE;
-use crate::page::item::{HEAP_ITEMS_MAX, Placing};
+use crate::page::item::{HEAP_ITEMS_MAX, ItemId, Placing};
 use crate::page::tuple::{
     KEYS_UPDATED, MOVED, TUPLE_HEADER_BYTES, Tuple, XMAX_BITS, XMAX_EXCL_LOCK, XMAX_IS_MULTI,
     XMAX_KEYSHR_LOCK, XMAX_LOCK_ONLY, item_pointer,
@@ -64,8 +66,7 @@ fn insert(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
     let flags = field(cursor.u8())?;
     let mut data = Cursor::new(step.block.data);
     let header = field(LoggedHeader::read(&mut data))?;
-    let tuple = header.tuple(step, number, &[data.rest()])?;
-    add_tuple(step, number, &tuple)?;
+    header.insert(step, number, data.rest())?;
     if flags & INSERT_ALL_VISIBLE_CLEARED != 0 {
         step.page.set_flag(ALL_VISIBLE, false);
     }
@@ -173,32 +174,43 @@ fn add_new(step: &mut Step<'_, '_, '_>, update: &Update) -> Result<(), Fault> {
     let prefix = field(shared(UPDATE_PREFIX_FROM_OLD, &mut data))?;
     let suffix = field(shared(UPDATE_SUFFIX_FROM_OLD, &mut data))?;
     let header = field(LoggedHeader::read(&mut data))?;
-    let mut new = if prefix == 0 && suffix == 0 {
-        header.tuple(step, update.new_number, &[data.rest()])?
+    let (number, xmax) = (update.new_number, update.new_xmax);
+    if prefix == 0 && suffix == 0 {
+        let at = header.begin(step, number, xmax, data.rest().len())?;
+        step.page.write(at, data.rest())?;
     } else {
-        let old = step.page.item(update.old_number)?;
-        let hoff = usize::from(field(old.get(22).copied())?);
-        let beginning = field(old.get(hoff..hoff + prefix))?;
-        let end = field(old.len().checked_sub(suffix).and_then(|from| old.get(from..)))?;
+        let old = step.page.item_id(update.old_number)?;
+        let hoff = usize::from(field(step.page.item(update.old_number)?.get(22).copied())?);
+        let beginning = field(within(old, hoff, prefix))?;
+        let end =
+            field(old.length().checked_sub(suffix).and_then(|from| within(old, from, suffix)))?;
         let bitmap = if prefix == 0 {
-            &[][..]
+            Some(0)
         } else {
-            field(
-                usize::from(header.hoff)
-                    .checked_sub(TUPLE_HEADER_BYTES)
-                    .and_then(|length| data.bytes(length)),
-            )?
+            usize::from(header.hoff).checked_sub(TUPLE_HEADER_BYTES)
         };
-        header.tuple(step, update.new_number, &[bitmap, beginning, data.rest(), end])?
-    };
-    if let Some(mut tuple) = Tuple::new(&mut new) {
-        tuple.set_xmax(update.new_xmax);
+        let bitmap = field(bitmap.and_then(|length| data.bytes(length)))?;
+        let changed = data.rest();
+        let length = bitmap.len() + prefix + changed.len() + suffix;
+        let mut at = header.begin(step, number, xmax, length)?;
+        step.page.write(at, bitmap)?;
+        at += bitmap.len();
+        step.page.move_bytes(beginning.start, beginning.end, at)?;
+        at += prefix;
+        step.page.write(at, changed)?;
+        at += changed.len();
+        step.page.move_bytes(end.start, end.end, at)?;
     }
-    add_tuple(step, update.new_number, &new)?;
     if update.flags & UPDATE_NEW_ALL_VISIBLE_CLEARED != 0 {
         step.page.set_flag(ALL_VISIBLE, false);
     }
     Ok(())
+}
+
+/// Where on the page a part of a tuple stands.
+fn within(tuple: ItemId, from: usize, length: usize) -> Option<Range<usize>> {
+    let end = from.checked_add(length).filter(|&end| end <= tuple.length())?;
+    Some(tuple.offset() + from..tuple.offset() + end)
 }
 
 fn confirm(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
@@ -256,18 +268,6 @@ pub(super) fn tuple_at<'t>(
     Tuple::new(step.page.item_mut(number)?).ok_or(Fault::Page("tuple shorter than its header"))
 }
 
-pub(super) fn add_tuple(
-    step: &mut Step<'_, '_, '_>,
-    number: u16,
-    tuple: &[u8],
-) -> Result<(), Fault> {
-    if number > HEAP_ITEMS_MAX {
-        return Err(Fault::Record("line pointer number too large"));
-    }
-    step.page.add_item(tuple, number, Placing::Overwrite)?;
-    Ok(())
-}
-
 /// Sets xmax's bits from a record's short form (`fix_infomask_from_infobits`), all others of xmax cleared.
 pub(super) fn set_xmax_bits(tuple: &mut Tuple<'_>, infobits: u8) {
     let mut mask = tuple.infomask() & !(XMAX_BITS | MOVED);
@@ -300,27 +300,42 @@ impl LoggedHeader {
         Some(LoggedHeader { infomask2, infomask, hoff: cursor.u8()? })
     }
 
-    /// A tuple inserted by the record's transaction: header, then the parts one after another.
-    pub(super) fn tuple(
+    /// Adds a tuple of the record's transaction that nobody has changed since.
+    pub(super) fn insert(
         &self,
-        step: &Step<'_, '_, '_>,
+        step: &mut Step<'_, '_, '_>,
         number: u16,
-        parts: &[&[u8]],
-    ) -> Result<Vec<u8>, Fault> {
-        let length = TUPLE_HEADER_BYTES + parts.iter().map(|part| part.len()).sum::<usize>();
+        data: &[u8],
+    ) -> Result<(), Fault> {
+        let at = self.begin(step, number, 0, data.len())?;
+        step.page.write(at, data)?;
+        Ok(())
+    }
+
+    /// Adds a tuple of the record's transaction: its header. Answers where its `length` further bytes are to be written.
+    fn begin(
+        &self,
+        step: &mut Step<'_, '_, '_>,
+        number: u16,
+        xmax: u32,
+        length: usize,
+    ) -> Result<usize, Fault> {
+        let length = TUPLE_HEADER_BYTES + length;
         if length > TUPLE_BYTES_MAX {
             return Err(Fault::Record("tuple too long"));
         }
-        let mut tuple = Vec::with_capacity(length);
-        tuple.extend_from_slice(&step.record.header.xid.to_le_bytes());
-        tuple.extend_from_slice(&[0; 8]); // xmax, command id
-        tuple.extend_from_slice(&item_pointer(step.block.number, number));
-        tuple.extend_from_slice(&self.infomask2.to_le_bytes());
-        tuple.extend_from_slice(&self.infomask.to_le_bytes());
-        tuple.push(self.hoff);
-        for part in parts {
-            tuple.extend_from_slice(part);
+        if number > HEAP_ITEMS_MAX {
+            return Err(Fault::Record("line pointer number too large"));
         }
-        Ok(tuple)
+        let at = step.page.reserve_item(length, number, Placing::Overwrite)?;
+        let [a, b, c, d] = step.record.header.xid.to_le_bytes();
+        let [e, f, g, h] = xmax.to_le_bytes();
+        let [i, j, k, l, m, n] = item_pointer(step.block.number, number);
+        let ([o, p], [q, r]) = (self.infomask2.to_le_bytes(), self.infomask.to_le_bytes());
+        // Between xmax and the tuple's own place stands the command id.
+        let header: [u8; TUPLE_HEADER_BYTES] =
+            [a, b, c, d, e, f, g, h, 0, 0, 0, 0, i, j, k, l, m, n, o, p, q, r, self.hoff];
+        step.page.write(at, &header)?;
+        Ok(at + TUPLE_HEADER_BYTES)
     }
 }

@@ -2,7 +2,7 @@
 
 mod prune;
 
-use super::heap::{LoggedHeader, add_tuple, clear_map, prepare_page, set_xmax_bits, tuple_at};
+use super::heap::{LoggedHeader, clear_map, prepare_page, set_xmax_bits, tuple_at};
 use super::{Done, Fault, Step, field};
 use crate::datadir::relation::Fork;
 use crate::page::header::ALL_VISIBLE;
@@ -135,8 +135,7 @@ fn multi_insert(step: &mut Step<'_, '_, '_>) -> Result<Done, Fault> {
         field(data.align(2))?;
         let length = usize::from(field(data.u16())?);
         let header = field(LoggedHeader::read(&mut data))?;
-        let tuple = header.tuple(step, number, &[field(data.bytes(length))?])?;
-        add_tuple(step, number, &tuple)?;
+        header.insert(step, number, field(data.bytes(length))?)?;
     }
     if !data.is_empty() {
         return Err(Fault::Record("total tuple length mismatch"));

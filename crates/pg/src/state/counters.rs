@@ -22,6 +22,10 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Nothing is known.
+    pub const ZERO: Counters =
+        Counters { checkpoint: Checkpoint::ZERO, parameters: Parameters::ZERO };
+
     /// The low half of the next transaction id.
     pub const fn next_xid(&self) -> u32 {
         let [a, b, c, d, ..] = self.checkpoint.next_xid.to_le_bytes();
@@ -135,22 +139,10 @@ impl Counters {
 
     /// The counters as bytes, for a store.
     pub fn to_bytes(self) -> Vec<u8> {
-        let parameters = &self.parameters;
         let mut out = vec![FORMAT, u8::from(self.checkpoint.shutdown)];
         // The layout of any major will do: all fields are in all of them.
-        self.checkpoint.write(WalVersion::V15, parameters.wal_level, &mut out);
-        for number in [
-            parameters.max_connections,
-            parameters.max_worker_processes,
-            parameters.max_wal_senders,
-            parameters.max_prepared_transactions,
-            parameters.max_locks_per_transaction,
-            parameters.wal_level,
-        ] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        out.push(u8::from(parameters.wal_log_hints));
-        out.push(u8::from(parameters.track_commit_timestamp));
+        self.checkpoint.write(WalVersion::V15, self.parameters.wal_level, &mut out);
+        self.parameters.write(&mut out);
         out
     }
 
@@ -159,16 +151,7 @@ impl Counters {
         let mut cursor = Cursor::new(bytes);
         let (FORMAT, shutdown) = (cursor.u8()?, cursor.bool()?) else { return None };
         let checkpoint = Checkpoint::parse(cursor.bytes(Checkpoint::BYTES)?, shutdown)?;
-        let parameters = Parameters {
-            max_connections: cursor.i32()?,
-            max_worker_processes: cursor.i32()?,
-            max_wal_senders: cursor.i32()?,
-            max_prepared_transactions: cursor.i32()?,
-            max_locks_per_transaction: cursor.i32()?,
-            wal_level: cursor.i32()?,
-            wal_log_hints: cursor.bool()?,
-            track_commit_timestamp: cursor.bool()?,
-        };
+        let parameters = Parameters::parse(cursor.bytes(Parameters::BYTES)?)?;
         cursor.is_empty().then_some(Counters { checkpoint, parameters })
     }
 

@@ -1,7 +1,6 @@
 //! Which forks exist, and their sizes.
 
-use std::collections::BTreeMap;
-
+use crate::datadir::forks::ForkMap;
 use crate::datadir::relation::{Fork, RelTag};
 use crate::page::vm;
 use crate::redo::effects::Change;
@@ -11,22 +10,23 @@ use crate::wal::record::Record;
 /// cut off since. (A server may make a file longer ahead of use; those blocks are zeroes.)
 #[derive(Clone, Debug, Default)]
 pub struct Sizes {
-    forks: BTreeMap<RelTag, u32>,
+    forks: ForkMap<u32>,
 }
 
 impl Sizes {
     /// A fork of the base: it has at least so many blocks.
     pub fn load(&mut self, tag: RelTag, blocks: u32) {
-        let size = self.forks.entry(tag).or_default();
-        *size = blocks.max(*size);
+        if let Some(size) = self.forks.entry(tag) {
+            *size = blocks.max(*size);
+        }
     }
 
     pub fn get(&self, tag: RelTag) -> Option<u32> {
-        self.forks.get(&tag).copied()
+        self.forks.get(tag).copied()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (RelTag, u32)> {
-        self.forks.iter().map(|(tag, blocks)| (*tag, *blocks))
+        self.forks.iter().map(|(tag, blocks)| (tag, *blocks))
     }
 
     /// A record's blocks exist now.
@@ -42,13 +42,13 @@ impl Sizes {
             Change::RelationCreated(tag) => self.load(*tag, 0),
             Change::RelationDropped(node) => {
                 for fork in Fork::ALL {
-                    self.forks.remove(&node.fork(fork));
+                    self.forks.remove(node.fork(fork));
                 }
             }
             Change::RelationTruncated { node, blocks, heap, vm: map, .. } => {
                 let kept = blocks.div_ceil(vm::HEAP_BLOCKS_PER_PAGE);
                 for (fork, cut, kept) in [(Fork::Main, *heap, *blocks), (Fork::Vm, *map, kept)] {
-                    if let Some(size) = self.forks.get_mut(&node.fork(fork)).filter(|_| cut) {
+                    if let Some(size) = self.forks.get_mut(node.fork(fork)).filter(|_| cut) {
                         *size = kept.min(*size);
                     }
                 }
@@ -62,12 +62,16 @@ impl Sizes {
                         (RelTag { spcnode: *tablespace, dbnode: *database, ..tag }, blocks)
                     })
                     .collect();
-                self.forks.extend(copies);
+                copies.into_iter().for_each(|(tag, blocks)| self.forks.insert(tag, blocks));
             }
             Change::DatabaseDropped { database, tablespaces } => {
-                self.forks.retain(|tag, _blocks| {
-                    tag.dbnode != *database || !tablespaces.contains(&tag.spcnode)
-                })
+                let gone =
+                    |tag: &RelTag| tag.dbnode == *database && tablespaces.contains(&tag.spcnode);
+                let tags: Vec<RelTag> =
+                    self.iter().map(|(tag, _blocks)| tag).filter(gone).collect();
+                for tag in tags {
+                    self.forks.remove(tag);
+                }
             }
             _ => {}
         }

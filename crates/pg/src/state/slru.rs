@@ -63,6 +63,10 @@ pub(super) fn transaction_pages(end: &TransactionEnd<'_>, before: &Counters) -> 
 }
 
 fn pages_of(end: &TransactionEnd<'_>, slru: Slru, page: fn(u32) -> u32) -> Vec<Touch> {
+    if end.subxids.is_empty() {
+        let page = Touch::Redo(Key::Slru(slru, page(end.xid)));
+        return if end.xid == 0 { Vec::new() } else { vec![page] };
+    }
     let mut pages: Vec<u32> = xids(end).map(page).collect();
     pages.sort_unstable();
     pages.dedup();

@@ -1,5 +1,7 @@
 //! Block references: which block a record changes, with what data, with which page image.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::datadir::relation::{Fork, RelNode, RelTag};
 use crate::wal::cursor::Cursor;
 use crate::wal::image::{Compression, Image};
@@ -7,7 +9,12 @@ use crate::wal::segment::WalVersion;
 
 /// The highest block reference id (`XLR_MAX_BLOCK_ID`).
 pub const MAX_BLOCK_ID: u8 = 32;
-const PAGE_BYTES: usize = crate::page::PAGE_BYTES;
+/// Bytes of a page as an image's header has them.
+const PAGE_SHORT: u16 = 8192;
+const _: () = assert!(PAGE_SHORT as usize == crate::page::PAGE_BYTES, "one size of pages");
+
+/// Block references that nearly every record keeps within: no kind that is frequent has more.
+const FEW: usize = 2;
 
 const FORK_MASK: u8 = 0x0F;
 const HAS_IMAGE: u8 = 0x10;
@@ -39,20 +46,63 @@ pub struct Block<'a> {
     pub image: Option<Image<'a>>,
     /// Data of the resource manager for this block; left out by the server when an image is applied instead.
     pub data: &'a [u8],
-    pub(crate) data_length: usize,
+    pub(crate) data_length: u16,
 }
 
 impl Block<'_> {
-    pub(crate) fn from_header(header: &BlockHeader) -> Block<'static> {
-        Block {
-            id: header.id,
-            tag: header.tag,
-            number: header.number,
-            will_init: header.will_init,
-            image: header.image,
-            data: &[],
-            data_length: header.data_length,
+    /// A place to [`Block::read`] into.
+    pub(crate) const NONE: Block<'static> = Block {
+        id: 0,
+        tag: RelNode::new(0, 0, 0).fork(Fork::Main),
+        number: 0,
+        will_init: false,
+        image: None,
+        data: &[],
+        data_length: 0,
+    };
+
+    /// Reads what follows the id (`XLogRecordBlockHeader`); `None` if the bytes end too early, `Err` if they
+    /// contradict themselves. Image and data are known by their lengths only.
+    #[inline]
+    pub(crate) fn read(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        same: Option<RelNode>,
+        version: WalVersion,
+    ) -> Option<Result<(), &'static str>> {
+        let flags = cursor.u8()?;
+        self.data_length = cursor.u16()?;
+        if (flags & HAS_DATA != 0) != (self.data_length > 0) {
+            return Some(Err("data length and flag disagree"));
         }
+        self.image = None;
+        if flags & HAS_IMAGE != 0 {
+            match image_header(cursor, version)? {
+                Ok(image) => self.image = Some(image),
+                Err(what) => return Some(Err(what)),
+            }
+        }
+        let node = if flags & SAME_REL == 0 {
+            cursor.rel_node()?
+        } else {
+            let Some(node) = same else { return Some(Err("same relation as none before")) };
+            node
+        };
+        let Some(fork) = Fork::from_number(flags & FORK_MASK) else {
+            return Some(Err("no such fork"));
+        };
+        self.tag = node.fork(fork);
+        self.number = cursor.u32()?;
+        self.will_init = flags & WILL_INIT != 0;
+        self.data = &[];
+        Some(Ok(()))
+    }
+
+    /// Bytes of the image and of the data.
+    #[inline]
+    pub(crate) fn promised(&self) -> usize {
+        let image = self.image.as_ref().map_or(0, |image| image.length);
+        usize::from(image) + usize::from(self.data_length)
     }
 
     /// The image that redo must restore, as opposed to one that only serves comparison.
@@ -71,73 +121,74 @@ impl Block<'_> {
     }
 }
 
+/// The block references of a record, in the order of their ids: a slice, mostly without an allocation.
+#[derive(Clone, Debug)]
+pub struct Blocks<'a> {
+    /// All of them while they are few.
+    few: [Block<'a>; FEW],
+    count: usize,
+    /// All of them once they are more.
+    many: Vec<Block<'a>>,
+}
+
+impl<'a> Blocks<'a> {
+    pub(crate) const fn new() -> Blocks<'a> {
+        Blocks { few: [const { Block::NONE }; FEW], count: 0, many: Vec::new() }
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, block: Block<'a>) {
+        if let Some(place) = self.few.get_mut(self.count) {
+            *place = block;
+        } else {
+            self.spill(block);
+        }
+        self.count += 1;
+    }
+
+    #[cold]
+    fn spill(&mut self, block: Block<'a>) {
+        if self.many.is_empty() {
+            self.many.extend_from_slice(&self.few);
+        }
+        self.many.push(block);
+    }
+}
+
+impl<'a> Deref for Blocks<'a> {
+    type Target = [Block<'a>];
+
+    #[inline]
+    fn deref(&self) -> &[Block<'a>] {
+        self.few.get(..self.count).unwrap_or(&self.many)
+    }
+}
+
+impl<'a> DerefMut for Blocks<'a> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [Block<'a>] {
+        self.few.get_mut(..self.count).unwrap_or(&mut self.many)
+    }
+}
+
+impl<'b, 'a> IntoIterator for &'b Blocks<'a> {
+    type Item = &'b Block<'a>;
+    type IntoIter = std::slice::Iter<'b, Block<'a>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 /// One header in front of the data.
 pub(crate) enum Part {
-    Block(BlockHeader),
+    /// A block reference, which was written where the caller said.
+    Block,
     Origin(u16),
     ToplevelXid(u32),
     MainData(usize),
-}
-
-/// `XLogRecordBlockHeader` with all that follows it.
-pub(crate) struct BlockHeader {
-    pub(crate) id: u8,
-    pub(crate) tag: RelTag,
-    pub(crate) number: u32,
-    pub(crate) will_init: bool,
-    pub(crate) data_length: usize,
-    pub(crate) image: Option<Image<'static>>,
-}
-
-impl BlockHeader {
-    /// Reads what follows the id; `None` if the bytes end too early, `Err` if they contradict themselves.
-    pub(crate) fn read(
-        cursor: &mut Cursor<'_>,
-        id: u8,
-        same: Option<RelNode>,
-        version: WalVersion,
-    ) -> Option<Result<BlockHeader, &'static str>> {
-        let flags = cursor.u8()?;
-        let data_length = usize::from(cursor.u16()?);
-        if (flags & HAS_DATA != 0) != (data_length > 0) {
-            return Some(Err("data length and flag disagree"));
-        }
-        let image = if flags & HAS_IMAGE != 0 {
-            match image_header(cursor, version)? {
-                Ok(image) => Some(image),
-                Err(what) => return Some(Err(what)),
-            }
-        } else {
-            None
-        };
-        let node = if flags & SAME_REL == 0 {
-            cursor.rel_node()?
-        } else {
-            let Some(node) = same else { return Some(Err("same relation as none before")) };
-            node
-        };
-        let Some(fork) = Fork::from_number(flags & FORK_MASK) else {
-            return Some(Err("no such fork"));
-        };
-        let number = cursor.u32()?;
-        let will_init = flags & WILL_INIT != 0;
-        let tag = node.fork(fork);
-        Some(Ok(BlockHeader { id, tag, number, will_init, data_length, image }))
-    }
-
-    pub(crate) fn image_length(&self) -> usize {
-        self.image.as_ref().map_or(0, |image| image.length)
-    }
-
-    pub(crate) fn block_ref(&self) -> BlockRef {
-        let applies = self.image.as_ref().is_some_and(|image| image.apply);
-        BlockRef {
-            id: self.id,
-            tag: self.tag,
-            number: self.number,
-            starts_anew: self.will_init || applies,
-        }
-    }
+    /// The headers end here.
+    End,
 }
 
 /// `XLogRecordBlockImageHeader`, checked as `DecodeXLogRecord` does.
@@ -145,28 +196,28 @@ fn image_header(
     cursor: &mut Cursor<'_>,
     version: WalVersion,
 ) -> Option<Result<Image<'static>, &'static str>> {
-    let length = usize::from(cursor.u16()?);
-    let hole_offset = usize::from(cursor.u16()?);
+    let length = cursor.u16()?;
+    let hole_offset = cursor.u16()?;
     let flags = cursor.u8()?;
     let has_hole = flags & IMAGE_HAS_HOLE != 0;
     let (apply, compression) = image_flags(flags, version);
     let hole_length = if compression == Compression::None {
-        PAGE_BYTES.saturating_sub(length)
+        PAGE_SHORT.saturating_sub(length)
     } else if has_hole {
-        usize::from(cursor.u16()?)
+        cursor.u16()?
     } else {
         0
     };
-    if has_hole && (hole_offset == 0 || hole_length == 0 || length == PAGE_BYTES) {
+    if has_hole && (hole_offset == 0 || hole_length == 0 || length == PAGE_SHORT) {
         return Some(Err("hole flag without a hole"));
     }
     if !has_hole && (hole_offset != 0 || hole_length != 0) {
         return Some(Err("hole without its flag"));
     }
-    if length > PAGE_BYTES || hole_offset + hole_length > PAGE_BYTES {
+    if length > PAGE_SHORT || hole_offset.saturating_add(hole_length) > PAGE_SHORT {
         return Some(Err("image longer than a page"));
     }
-    if compression != Compression::None && length == PAGE_BYTES {
+    if compression != Compression::None && length == PAGE_SHORT {
         return Some(Err("compressed image as long as a page"));
     }
     Some(Ok(Image { bytes: &[], length, hole_offset, hole_length, compression, apply }))

@@ -17,9 +17,9 @@ pub struct Image<'a> {
     /// As they are in the record.
     pub bytes: &'a [u8],
     /// Bytes of `bytes`.
-    pub length: usize,
-    pub hole_offset: usize,
-    pub hole_length: usize,
+    pub length: u16,
+    pub hole_offset: u16,
+    pub hole_length: u16,
     pub compression: Compression,
     /// Redo restores it; otherwise it only serves comparison (`wal_consistency_checking`).
     pub apply: bool,
@@ -28,43 +28,48 @@ pub struct Image<'a> {
 impl Image<'_> {
     /// Writes the page, its hole filled with zeros; says what is wrong if the bytes are not an image.
     pub fn restore(&self, page: &mut PageBytes) -> Result<(), &'static str> {
-        let mut buffer = [0; PAGE_BYTES];
-        let plain = PAGE_BYTES.saturating_sub(self.hole_length);
-        let target = buffer.get_mut(..plain).ok_or("hole longer than the page")?;
-        match self.compression {
-            Compression::None => {
-                if self.bytes.len() != plain {
-                    return Err("length of image and hole is not a page");
-                }
-                target.copy_from_slice(self.bytes);
+        let plain = PAGE_BYTES.checked_sub(usize::from(self.hole_length));
+        let plain = plain.ok_or("hole longer than the page")?;
+        if self.compression == Compression::None {
+            if self.bytes.len() != plain {
+                return Err("length of image and hole is not a page");
             }
-            Compression::Pglz => pglz_decompress(self.bytes, target)?,
-            Compression::Lz4 => {
-                let length = lz4_flex::block::decompress_into(self.bytes, target)
-                    .map_err(|_inner| "not lz4")?;
-                if length != plain {
-                    return Err("wrong length after lz4");
-                }
-            }
-            Compression::Zstd => {
-                let length = zstd::bulk::decompress_to_buffer(self.bytes, target)
-                    .map_err(|_inner| "not zstd")?;
-                if length != plain {
-                    return Err("wrong length after zstd");
-                }
-            }
+            return self.spread(self.bytes, page).ok_or("hole outside the page");
         }
-        self.spread(&buffer, page).ok_or("hole outside the page")
+        // Without a hole it goes straight to its place.
+        let mut buffer = [0; PAGE_BYTES];
+        let target = if self.hole_length == 0 { &mut *page } else { &mut buffer };
+        let target = target.get_mut(..plain).ok_or("hole longer than the page")?;
+        let length =
+            match self.compression {
+                Compression::None => plain,
+                Compression::Pglz => {
+                    pglz_decompress(self.bytes, target)?;
+                    plain
+                }
+                Compression::Lz4 => lz4_flex::block::decompress_into(self.bytes, target)
+                    .map_err(|_inner| "not lz4")?,
+                Compression::Zstd => zstd::bulk::decompress_to_buffer(self.bytes, target)
+                    .map_err(|_inner| "not zstd")?,
+            };
+        if length != plain {
+            return Err("wrong length after decompression");
+        }
+        if self.hole_length == 0 {
+            return Ok(());
+        }
+        self.spread(buffer.get(..plain).unwrap_or_default(), page).ok_or("hole outside the page")
     }
 
-    fn spread(&self, plain: &PageBytes, page: &mut PageBytes) -> Option<()> {
-        let hole_end = self.hole_offset.checked_add(self.hole_length)?;
-        let before = page.get_mut(..self.hole_offset)?;
-        before.copy_from_slice(plain.get(..self.hole_offset)?);
-        page.get_mut(self.hole_offset..hole_end)?.fill(0);
-        let after = page.get_mut(hole_end..)?;
-        let after_length = after.len();
-        after.copy_from_slice(plain.get(self.hole_offset..)?.get(..after_length)?);
+    /// Writes the bytes of a page without its hole to their places, zeroes into the hole.
+    fn spread(&self, plain: &[u8], page: &mut PageBytes) -> Option<()> {
+        let hole = usize::from(self.hole_offset);
+        let hole_end = hole + usize::from(self.hole_length);
+        let (before, after) = plain.split_at_checked(hole)?;
+        page.get_mut(..hole)?.copy_from_slice(before);
+        page.get_mut(hole..hole_end)?.fill(0);
+        let rest = page.get_mut(hole_end..).filter(|rest| rest.len() == after.len())?;
+        rest.copy_from_slice(after);
         Some(())
     }
 }
@@ -132,7 +137,7 @@ mod tests {
         ] {
             let image = Image {
                 bytes,
-                length: bytes.len(),
+                length: u16::try_from(bytes.len()).unwrap(),
                 hole_offset: 100,
                 hole_length: 1000,
                 compression,

@@ -66,6 +66,51 @@ enum Step<'i> {
     Assembled,
 }
 
+/// Records that are taken at once, so that the memory they touch can be asked for ahead of its use.
+pub const BATCH_RECORDS: usize = 32;
+
+/// Records that follow one another; see [`StreamDecoder::next_batch`].
+#[derive(Debug, Default)]
+pub struct Batch<'i> {
+    accepted: Vec<Accepted<'i>>,
+    /// The bytes of those that crossed a page, one behind the other.
+    copied: Vec<u8>,
+}
+
+impl Batch<'_> {
+    /// None were left.
+    pub const fn is_empty(&self) -> bool {
+        self.accepted.is_empty()
+    }
+
+    pub const fn len(&self) -> usize {
+        self.accepted.len()
+    }
+
+    pub fn records(&self) -> impl Iterator<Item = RawRecord<'_>> {
+        let mut copied = self.copied.as_slice();
+        self.accepted.iter().map(move |accepted| {
+            let Accepted { lsn, end_lsn, version, header, borrowed } = *accepted;
+            let bytes = borrowed.unwrap_or_else(|| {
+                let length = usize::try_from(header.total_length).unwrap_or(usize::MAX);
+                copied.split_off(..length).unwrap_or_default()
+            });
+            RawRecord { lsn, end_lsn, version, header, bytes }
+        })
+    }
+}
+
+/// A whole record that was checked.
+#[derive(Clone, Copy, Debug)]
+struct Accepted<'i> {
+    lsn: Lsn,
+    end_lsn: Lsn,
+    version: WalVersion,
+    header: RecordHeader,
+    /// Its bytes; `None` if they are those that were collected.
+    borrowed: Option<&'i [u8]>,
+}
+
 impl StreamDecoder {
     /// Begins where a record is known to begin (a redo pointer, the end of the record before).
     ///
@@ -142,6 +187,43 @@ impl StreamDecoder {
         &'s mut self,
         input: &mut &'i [u8],
     ) -> Result<Option<RawRecord<'s>>, WalError> {
+        let Some(accepted) = self.advance(input)? else { return Ok(None) };
+        let Accepted { lsn, end_lsn, version, header, borrowed } = accepted;
+        let bytes = match borrowed {
+            Some(bytes) => bytes,
+            None => self.record.as_slice(),
+        };
+        Ok(Some(RawRecord { lsn, end_lsn, version, header, bytes }))
+    }
+
+    /// The next records, [`BATCH_RECORDS`] of them unless the input is used up before.
+    ///
+    /// # Errors
+    /// Only where there is no record before what is wrong.
+    pub fn next_batch<'i>(
+        &mut self,
+        input: &mut &'i [u8],
+        batch: &mut Batch<'i>,
+    ) -> Result<(), WalError> {
+        batch.accepted.clear();
+        batch.copied.clear();
+        while batch.accepted.len() < BATCH_RECORDS {
+            match self.advance(input) {
+                Ok(Some(accepted)) => {
+                    if accepted.borrowed.is_none() {
+                        batch.copied.extend_from_slice(&self.record);
+                    }
+                    batch.accepted.push(accepted);
+                }
+                Ok(None) => break,
+                Err(error) if batch.accepted.is_empty() => return Err(error),
+                Err(_again) => break, // and the next call answers it
+            }
+        }
+        Ok(())
+    }
+
+    fn advance<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Accepted<'i>>, WalError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -152,13 +234,7 @@ impl StreamDecoder {
         if let Err(error) = result {
             self.failed = Some(error);
         }
-        let Some((found, start)) = result? else { return Ok(None) };
-        let bytes = match found {
-            Some(bytes) => bytes,
-            None => self.record.as_slice(),
-        };
-        let version = self.version().unwrap_or(WalVersion::V15);
-        RawRecord::new(bytes, Lsn(start), self.end, version).map(Some)
+        result
     }
 
     /// Moves over the input until a record is whole or the input is used up.
@@ -271,10 +347,8 @@ impl StreamDecoder {
         Err(WalError { lsn, kind })
     }
 
-    /// Checks a whole record and works out where it ends and how to go on; answers its bytes (`None`:
-    /// they are in `self.record`) and start.
-    #[expect(clippy::type_complexity, reason = "named once, in the caller's two lines")]
-    fn accept<'i>(&mut self, step: Step<'i>) -> Result<Option<(Option<&'i [u8]>, u64)>, WalError> {
+    /// Checks a whole record and works out where it ends and how to go on.
+    fn accept<'i>(&mut self, step: Step<'i>) -> Result<Option<Accepted<'i>>, WalError> {
         let (start, borrowed) = match step {
             Step::Starved => return Ok(None),
             Step::Contiguous { start, bytes } => (start, Some(bytes)),
@@ -303,7 +377,7 @@ impl StreamDecoder {
             self.end = Lsn(end.0.next_multiple_of(segment));
             self.state = State::SkipTo(self.end.0);
         }
-        Ok(Some((borrowed, start)))
+        Ok(Some(Accepted { lsn, end_lsn: self.end, version, header, borrowed }))
     }
 
     /// Collects and checks a page header, then decides how the page goes on.

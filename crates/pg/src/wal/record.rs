@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::datadir::relation::{RelNode, RelTag};
 use crate::lsn::Lsn;
-use crate::wal::block::{Block, BlockHeader, BlockRef, MAX_BLOCK_ID, Part};
+use crate::wal::block::{Block, BlockRef, Blocks, MAX_BLOCK_ID, Part};
 use crate::wal::cursor::Cursor;
 use crate::wal::error::{WalError, WalErrorKind};
 use crate::wal::rmgr::{self, Rmgr};
@@ -30,8 +30,9 @@ pub struct RecordHeader {
 
 impl RecordHeader {
     /// Reads the first 24 bytes; `None` if there are fewer.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Option<RecordHeader> {
-        let mut cursor = Cursor::new(bytes);
+        let mut cursor = Cursor::new(bytes.first_chunk::<RECORD_HEADER_BYTES>()?);
         let total_length = cursor.u32()?;
         let xid = cursor.u32()?;
         let previous = cursor.lsn()?;
@@ -96,6 +97,7 @@ impl<'a> RawRecord<'a> {
     }
 
     /// Cuts the record into its blocks and data.
+    #[inline]
     pub fn decode(&self) -> Result<Record<'a>, WalError> {
         let mut record = Record {
             lsn: self.lsn,
@@ -104,26 +106,28 @@ impl<'a> RawRecord<'a> {
             header: self.header,
             origin: None,
             toplevel_xid: None,
-            blocks: Vec::new(),
+            blocks: Blocks::new(),
             main_data: &[],
         };
         let mut parts = self.parts();
         let mut main_length = 0;
-        while let Some(part) = parts.next_part()? {
-            match part {
-                Part::Block(header) => record.blocks.push(Block::from_header(&header)),
+        let mut block = Block::NONE;
+        loop {
+            match parts.next_part(&mut block)? {
+                Part::Block => record.blocks.push(block.clone()),
                 Part::Origin(origin) => record.origin = Some(origin),
                 Part::ToplevelXid(xid) => record.toplevel_xid = Some(xid),
                 Part::MainData(length) => main_length = length,
+                Part::End => break,
             }
         }
         let short = self.error(WalErrorKind::RecordLength(self.header.total_length));
         let mut data = parts.cursor;
-        for block in &mut record.blocks {
+        for block in record.blocks.iter_mut() {
             if let Some(image) = &mut block.image {
-                image.bytes = data.bytes(image.length).ok_or(short)?;
+                image.bytes = data.bytes(usize::from(image.length)).ok_or(short)?;
             }
-            block.data = data.bytes(block.data_length).ok_or(short)?;
+            block.data = data.bytes(usize::from(block.data_length)).ok_or(short)?;
         }
         record.main_data = data.bytes(main_length).ok_or(short)?;
         if !data.is_empty() {
@@ -166,42 +170,42 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn next_part(&mut self) -> Result<Option<Part>, WalError> {
+    #[inline]
+    fn next_part(&mut self, block: &mut Block<'_>) -> Result<Part, WalError> {
         if self.done || self.cursor.rest().len() <= self.promised {
-            return Ok(None);
+            return Ok(Part::End);
         }
-        match self.read() {
-            Some(part) => part.map(Some),
+        match self.read(block) {
+            Some(Ok(part)) => Ok(part),
+            Some(Err(what)) => Err(self.error(WalErrorKind::BlockReference { id: block.id, what })),
             None => Err(self.error(WalErrorKind::RecordLength(self.total_length))),
         }
     }
 
-    fn read(&mut self) -> Option<Result<Part, WalError>> {
+    #[inline]
+    fn read(&mut self, block: &mut Block<'_>) -> Option<Result<Part, &'static str>> {
         let id = self.cursor.u8()?;
-        let part = match id {
+        Some(Ok(match id {
             255 => self.main_data_length(|cursor| cursor.u8().map(usize::from))?,
             254 => self.main_data_length(|cursor| usize::try_from(cursor.u32()?).ok())?,
             253 => Part::Origin(self.cursor.u16()?),
             252 => Part::ToplevelXid(self.cursor.u32()?),
             id if id <= MAX_BLOCK_ID && id >= self.next_id => {
                 self.next_id = id + 1;
-                match BlockHeader::read(&mut self.cursor, id, self.rel, self.version)? {
-                    Ok(header) => {
-                        self.rel = Some(header.tag.node());
-                        self.promised += header.data_length + header.image_length();
-                        Part::Block(header)
-                    }
-                    Err(what) => {
-                        return Some(Err(self.error(WalErrorKind::BlockReference { id, what })));
-                    }
+                block.id = id;
+                if let Err(what) = block.read(&mut self.cursor, self.rel, self.version)? {
+                    return Some(Err(what));
                 }
+                self.rel = Some(block.tag.node());
+                self.promised += block.promised();
+                Part::Block
             }
             id => {
+                block.id = id;
                 let what = if id <= MAX_BLOCK_ID { "out of order" } else { "no such id" };
-                return Some(Err(self.error(WalErrorKind::BlockReference { id, what })));
+                return Some(Err(what));
             }
-        };
-        Some(Ok(part))
+        }))
     }
 
     /// The main data's length is always the last header.
@@ -230,11 +234,12 @@ impl Iterator for BlockRefs<'_> {
     type Item = Result<BlockRef, WalError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let mut block = Block::NONE;
         loop {
-            match self.headers.next_part() {
-                Ok(Some(Part::Block(header))) => return Some(Ok(header.block_ref())),
-                Ok(Some(_no_block)) => {}
-                Ok(None) => return None,
+            match self.headers.next_part(&mut block) {
+                Ok(Part::Block) => return Some(Ok(block.block_ref())),
+                Ok(Part::End) => return None,
+                Ok(_no_block) => {}
                 Err(error) => {
                     self.headers.done = true;
                     return Some(Err(error));
@@ -258,13 +263,14 @@ pub struct Record<'a> {
     /// Set on the first record of a subtransaction (`wal_level = logical`).
     pub toplevel_xid: Option<u32>,
     /// In the order of their ids; ids may have gaps, see [`Record::block`].
-    pub blocks: Vec<Block<'a>>,
+    pub blocks: Blocks<'a>,
     /// The resource manager's own data, not tied to a block.
     pub main_data: &'a [u8],
 }
 
 impl<'a> Record<'a> {
     /// The block reference with this id.
+    #[inline]
     pub fn block(&self, id: u8) -> Option<&Block<'a>> {
         self.blocks.iter().find(|block| block.id == id)
     }
@@ -296,9 +302,9 @@ impl<'a> Record<'a> {
 
     /// Bytes that are not page images, as in `pg_waldump`'s `len (rec/tot)`.
     pub fn length_without_images(&self) -> u32 {
-        let images: usize =
-            self.blocks.iter().filter_map(|block| block.image.as_ref()).map(|i| i.length).sum();
-        self.header.total_length.saturating_sub(u32::try_from(images).unwrap_or(u32::MAX))
+        let images = self.blocks.iter().filter_map(|block| block.image.as_ref());
+        let images: u32 = images.map(|image| u32::from(image.length)).sum();
+        self.header.total_length.saturating_sub(images)
     }
 
     /// The error for main data that its kind should not have.

@@ -2,21 +2,15 @@
 
 use std::path::Path;
 
-use pg::state::{State, StateCounts};
+use pg::state::{State, StateComparison, StateCounts};
 use pg::wal::reader::StreamDecoder;
-use runtime::fs::blocking as fs;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::segments;
-use super::verify::{control, for_each_file};
+use super::verify::{DIFFERENCES_SHOWN, comparison_as_json, control, for_each_file};
 use crate::cli::WalStateOptions;
 use crate::error::{Error, Result, While};
 use crate::output;
-
-/// Differences that are printed; all are counted.
-const DIFFERENCES_SHOWN: usize = 100;
-/// Compared besides the files that hold pages and state.
-const CONTROL: &str = "global/pg_control";
 
 /// Prints what was compared.
 ///
@@ -26,7 +20,9 @@ pub(in crate::cli) fn run(options: &WalStateOptions) -> Result<()> {
     let (state, records) = follow(options)?;
     let counts = compare(&state, &options.against)?;
     if options.json {
-        output::json(&as_json(&counts, records));
+        let Value::Object(mut answer) = comparison_as_json(&counts) else { return Ok(()) };
+        answer.insert("records".to_owned(), records.into());
+        output::json(&Value::Object(answer));
     } else {
         output::line(format!("{records} records"));
         for (kind, (compared, different)) in &counts.kinds {
@@ -44,7 +40,7 @@ pub(in crate::cli) fn run(options: &WalStateOptions) -> Result<()> {
 fn follow(options: &WalStateOptions) -> Result<(State, u64)> {
     let control = control(&options.base)?;
     let mut state = State::new(&control);
-    for_each_file(&options.base, |path, bytes| state.load(path, bytes))?;
+    for_each_file(&options.base, |path, bytes| state.load(path, &bytes))?;
     let start = control.checkpoint.redo;
     let mut decoder = StreamDecoder::at_record(start, control.segment_bytes)
         .expect_system(control.system_identifier)
@@ -87,29 +83,7 @@ fn follow(options: &WalStateOptions) -> Result<(State, u64)> {
 }
 
 fn compare(state: &State, against: &Path) -> Result<StateCounts> {
-    let mut files = Vec::new();
-    for_each_file(against, |path, bytes| files.push((path.to_owned(), bytes.to_owned())))?;
-    if !files.iter().any(|(path, _)| path == CONTROL) {
-        let path = against.join(CONTROL);
-        let bytes =
-            fs::read(&path).or_fail(format_args!("could not read \"{}\"", path.display()))?;
-        files.push((CONTROL.to_owned(), bytes));
-    }
-    Ok(state.compare(files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice()))))
-}
-
-fn as_json(counts: &StateCounts, records: u64) -> Value {
-    let kinds: serde_json::Map<String, Value> = counts
-        .kinds
-        .iter()
-        .map(|(kind, (compared, different))| {
-            ((*kind).to_owned(), json!({ "compared": compared, "different": different }))
-        })
-        .collect();
-    let shown = counts.differences.len().min(DIFFERENCES_SHOWN);
-    json!({
-        "records": records,
-        "kinds": kinds,
-        "differences": counts.differences.get(..shown),
-    })
+    let mut comparison = StateComparison::new(state);
+    for_each_file(against, |path, bytes| comparison.file(path, &bytes))?;
+    Ok(comparison.finish())
 }

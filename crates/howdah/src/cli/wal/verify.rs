@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use pg::datadir::control::ControlFile;
-use pg::redo::effects::Parameters;
-use pg::replay::{Comparison, Counts, Replay, Tally};
+use pg::replay::{Comparison, Replay, Tally};
+use pg::state::StateCounts;
 use pg::wal::reader::StreamDecoder;
 use pg::wal::record::RecordKind;
 use pg::wal::segment::WalVersion;
@@ -18,6 +18,8 @@ use crate::cli::WalVerifyOptions;
 use crate::error::{Error, Result, While};
 use crate::output;
 
+/// Differences that are printed; all are counted.
+pub(super) const DIFFERENCES_SHOWN: usize = 100;
 /// What of a data directory is compared and loaded.
 const FOLDERS: [&str; 9] = [
     "global",
@@ -53,7 +55,8 @@ pub(in crate::cli) fn run(options: &WalVerifyOptions) -> Result<()> {
             show_comparison(compared);
         }
     }
-    let different = compared.map_or(0, |compared| compared.different);
+    let different =
+        compared.map_or(0, |compared| compared.kinds.values().map(|(_, found)| found).sum());
     match (total.mismatched, different) {
         (0, 0) => Ok(()),
         (0, different) => Err(Error::new(format!("{different} differences from the cluster"))),
@@ -74,13 +77,11 @@ fn replay(options: &WalVerifyOptions) -> Result<(Replay, Read)> {
     let files = segments::in_directory(&options.directory)?;
     let mut start = None;
     let mut replay = match &options.base {
-        None => Replay::new(false, true, false),
+        None => Replay::from_nothing(),
         Some(base) => {
             let control = control(base)?;
             start = Some(control.checkpoint.redo);
-            let Parameters { wal_log_hints, track_commit_timestamp, .. } = control.parameters;
-            let checksums = control.checksum_version != 0;
-            let mut replay = Replay::new(checksums, wal_log_hints, track_commit_timestamp);
+            let mut replay = Replay::from_base(&control);
             for_each_file(base, |path, bytes| replay.load(path, bytes))?;
             replay
         }
@@ -162,12 +163,12 @@ pub(super) fn control(data: &Path) -> Result<ControlFile> {
 }
 
 /// Hands over every file that matters, by its path relative to `data`.
-pub(super) fn for_each_file(data: &Path, mut each: impl FnMut(&str, &[u8])) -> Result<()> {
+pub(super) fn for_each_file(data: &Path, mut each: impl FnMut(&str, Vec<u8>)) -> Result<()> {
     for folder in FOLDERS {
         for path in files_below(data, folder)? {
             let full = data.join(&path);
             let bytes = fs::read(&full);
-            each(&path, &bytes.or_fail(format_args!("could not read \"{}\"", full.display()))?);
+            each(&path, bytes.or_fail(format_args!("could not read \"{}\"", full.display()))?);
         }
     }
     Ok(())
@@ -196,19 +197,12 @@ fn files_below(data: &Path, folder: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The outcome of the comparison with a cluster.
-struct Compared {
-    counts: [(&'static str, Counts); 5],
-    different: u64,
-    differences: Vec<String>,
-}
-
-fn compare(replay: &Replay, against: &Path) -> Result<Compared> {
+fn compare(replay: &Replay, against: &Path) -> Result<StateCounts> {
     let mut paths = Vec::new();
     for folder in FOLDERS {
         paths.extend(files_below(against, folder)?);
     }
-    let mut comparison = Comparison::new(replay, paths.iter().map(String::as_str));
+    let mut comparison = Comparison::new(&replay.replica, paths.iter().map(String::as_str));
     let bar = output::progress(paths.len() as u64, "compare", "files");
     for path in &paths {
         bar.inc(1);
@@ -217,19 +211,8 @@ fn compare(replay: &Replay, against: &Path) -> Result<Compared> {
         let bytes = bytes.or_fail(format_args!("could not read \"{}\"", full.display()))?;
         comparison.file(path, &bytes);
     }
-    comparison.finish();
     bar.finish_and_clear();
-    let different = comparison.different();
-    let Comparison { pages, sizes, transaction_logs, relation_maps, prepared, differences, .. } =
-        comparison;
-    let counts = [
-        ("pages", pages),
-        ("sizes of files", sizes),
-        ("pages of transaction logs", transaction_logs),
-        ("relation maps", relation_maps),
-        ("prepared transactions", prepared),
-    ];
-    Ok(Compared { counts, different, differences })
+    Ok(comparison.finish())
 }
 
 fn show(replay: &Replay, read: &Read, total: &Tally, seconds: f64) {
@@ -267,13 +250,11 @@ fn show(replay: &Replay, read: &Read, total: &Tally, seconds: f64) {
     }
 }
 
-fn show_comparison(compared: &Compared) {
-    for (what, counts) in &compared.counts {
-        output::line(format!("{} {what} compared, {} differ", counts.compared, counts.different));
+fn show_comparison(compared: &StateCounts) {
+    for (kind, (compared, different)) in &compared.kinds {
+        output::line(format!("{kind}: {compared} compared, {different} differ"));
     }
-    for difference in &compared.differences {
-        output::line(difference);
-    }
+    compared.differences.iter().take(DIFFERENCES_SHOWN).for_each(output::line);
 }
 
 /// Kinds of this major that the WAL has no record of.
@@ -283,7 +264,7 @@ fn unseen(replay: &Replay, version: WalVersion) -> Vec<String> {
     all.filter(|kind| !seen.contains(kind)).collect()
 }
 
-fn as_json(replay: &Replay, read: &Read, total: &Tally, compared: Option<&Compared>) -> Value {
+fn as_json(replay: &Replay, read: &Read, total: &Tally, compared: Option<&StateCounts>) -> Value {
     let tally = |tally: &Tally| {
         let Tally { records, blocks, checked, mismatched, restored, .. } = *tally;
         let Tally { unjudged, first_seen, unsupported, .. } = *tally;
@@ -306,17 +287,7 @@ fn as_json(replay: &Replay, read: &Read, total: &Tally, compared: Option<&Compar
             })
         })
         .collect();
-    let cluster = compared.map(|compared| {
-        let counts: serde_json::Map<String, Value> = compared
-            .counts
-            .iter()
-            .map(|(what, counts)| {
-                let Counts { compared, different } = *counts;
-                ((*what).to_owned(), json!({ "compared": compared, "different": different }))
-            })
-            .collect();
-        json!({ "counts": counts, "differences": compared.differences })
-    });
+    let cluster = compared.map(comparison_as_json);
     json!({
         "version": read.version.major(),
         "bytes": read.bytes,
@@ -327,4 +298,17 @@ fn as_json(replay: &Replay, read: &Read, total: &Tally, compared: Option<&Compar
         "complaints": complaints,
         "cluster": cluster,
     })
+}
+
+/// What was compared with a stopped cluster.
+pub(super) fn comparison_as_json(compared: &StateCounts) -> Value {
+    let counts: serde_json::Map<String, Value> = compared
+        .kinds
+        .iter()
+        .map(|(kind, (compared, different))| {
+            ((*kind).to_owned(), json!({ "compared": compared, "different": different }))
+        })
+        .collect();
+    let shown = compared.differences.len().min(DIFFERENCES_SHOWN);
+    json!({ "counts": counts, "differences": compared.differences.get(..shown) })
 }

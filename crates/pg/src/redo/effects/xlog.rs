@@ -37,6 +37,26 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Bytes of the structure.
     pub const BYTES: usize = 88;
+    /// All fields 0.
+    pub const ZERO: Checkpoint = Checkpoint {
+        shutdown: false,
+        redo: Lsn(0),
+        timeline: 0,
+        previous_timeline: 0,
+        full_page_writes: false,
+        next_xid: 0,
+        next_oid: Oid(0),
+        next_multi: 0,
+        next_multi_offset: 0,
+        oldest_xid: 0,
+        oldest_xid_database: Oid(0),
+        oldest_multi: 0,
+        oldest_multi_database: Oid(0),
+        time: 0,
+        oldest_commit_timestamp_xid: 0,
+        newest_commit_timestamp_xid: 0,
+        oldest_active_xid: 0,
+    };
 
     /// Reads the structure of Postgres 13 to 18: 17 put `wal_level` into what was padding behind
     /// `fullPageWrites`.
@@ -76,9 +96,7 @@ impl Checkpoint {
             oldest_active_xid: cursor.u32()?,
         })
     }
-}
 
-impl Checkpoint {
     /// Appends the structure; `wal_level` is part of it from Postgres 17 on.
     pub fn write(&self, version: WalVersion, wal_level: i32, out: &mut Vec<u8>) {
         let word = |out: &mut Vec<u8>, word: u32| out.extend_from_slice(&word.to_le_bytes());
@@ -119,6 +137,55 @@ pub struct Parameters {
     pub track_commit_timestamp: bool,
 }
 
+impl Parameters {
+    /// Bytes of the structure, up to its last field.
+    pub const BYTES: usize = 26;
+    /// All fields 0.
+    pub const ZERO: Parameters = Parameters {
+        max_connections: 0,
+        max_worker_processes: 0,
+        max_wal_senders: 0,
+        max_prepared_transactions: 0,
+        max_locks_per_transaction: 0,
+        wal_level: 0,
+        wal_log_hints: false,
+        track_commit_timestamp: false,
+    };
+
+    /// Reads the structure.
+    pub fn parse(bytes: &[u8]) -> Option<Parameters> {
+        let mut cursor = Cursor::new(bytes);
+        Some(Parameters {
+            max_connections: cursor.i32()?,
+            max_worker_processes: cursor.i32()?,
+            max_wal_senders: cursor.i32()?,
+            max_prepared_transactions: cursor.i32()?,
+            max_locks_per_transaction: cursor.i32()?,
+            wal_level: cursor.i32()?,
+            wal_log_hints: cursor.bool()?,
+            track_commit_timestamp: cursor.bool()?,
+        })
+    }
+
+    /// Appends the structure.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        for number in [
+            self.max_connections,
+            self.max_worker_processes,
+            self.max_wal_senders,
+            self.max_prepared_transactions,
+            self.max_locks_per_transaction,
+            self.wal_level,
+        ] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&[
+            u8::from(self.wal_log_hints),
+            u8::from(self.track_commit_timestamp),
+        ]);
+    }
+}
+
 pub(super) fn changes<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
     let mut cursor = Cursor::new(record.main_data);
     let change = match record.kind_bits() {
@@ -127,7 +194,7 @@ pub(super) fn changes<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
         0x30 => Change::NextOid(Oid(cursor.u32()?)),
         0x40 => Change::WalSwitched,
         0x50 => Change::BackupEnded { start: cursor.lsn()? },
-        0x60 => Change::ParametersChanged(parameters(&mut cursor)?),
+        0x60 => Change::ParametersChanged(Parameters::parse(record.main_data)?),
         0x70 => {
             let time = cursor.i64()?;
             Change::RestorePoint { time, name: cursor.c_string()? }
@@ -142,17 +209,4 @@ pub(super) fn changes<'a>(record: &Record<'a>) -> Option<Vec<Change<'a>>> {
         _ => return Some(Vec::new()), // NOOP, CHECKPOINT_REDO, and images, which are pages
     };
     Some(vec![change])
-}
-
-fn parameters(cursor: &mut Cursor<'_>) -> Option<Parameters> {
-    Some(Parameters {
-        max_connections: cursor.i32()?,
-        max_worker_processes: cursor.i32()?,
-        max_wal_senders: cursor.i32()?,
-        max_prepared_transactions: cursor.i32()?,
-        max_locks_per_transaction: cursor.i32()?,
-        wal_level: cursor.i32()?,
-        wal_log_hints: cursor.bool()?,
-        track_commit_timestamp: cursor.bool()?,
-    })
 }
