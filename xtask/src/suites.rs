@@ -51,8 +51,7 @@ const NEVER_WRITTEN: [&str; 4] =
     ["XLOG/NOOP", "XLOG/OVERWRITE_CONTRECORD", "Heap/HOT_UPDATE+INIT", "Gist/ASSIGN_LSN"];
 
 /// Tests of the short run: one of each access method, and what is rare in WAL. `test_setup` makes what they use.
-const SHORT: &str =
-    "test_setup hash_index gin gist spgist btree_index vacuum truncate prepared_xacts sequence";
+const SHORT: &str = "test_setup hash_index gin gist spgist brin btree_index vacuum truncate prepared_xacts sequence";
 
 /// Where things are.
 struct Places {
@@ -100,6 +99,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         let lines = compare_dumps(&howdah, &waldump, &places.run.join("data/pg_wal"))?;
         println!("wal dump: {lines} records as pg_waldump prints them");
         promote(&places)?;
+        follow_state(&howdah, &places)?;
         let verified = verify(&howdah, &places)?;
         report(&options, &suites, lines, &verified)
     });
@@ -373,6 +373,8 @@ fn compare_dumps(howdah: &Path, waldump: &Path, wal: &Path) -> Result<u64, Strin
     let mut segments: Vec<PathBuf> =
         fs::read_dir(wal).map_err(text)?.flatten().map(|entry| entry.path()).collect();
     segments.retain(|path| path.file_name().is_some_and(|name| name.len() == 24));
+    // One that was made ready ahead of use is all zeroes.
+    segments.retain(|path| begins_with_wal(path));
     segments.sort();
     let first = segments.first().ok_or("there is no WAL")?;
     println!("comparing wal dump with pg_waldump over {} segments", segments.len());
@@ -381,14 +383,17 @@ fn compare_dumps(howdah: &Path, waldump: &Path, wal: &Path) -> Result<u64, Strin
     let mut theirs = Command::new(waldump);
     theirs.arg("-p").arg(wal).arg(first.file_name().unwrap_or_default());
     theirs.arg(segments.last().and_then(|path| path.file_name()).unwrap_or_default());
-    let lines = |command: &mut Command| -> Result<_, String> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let lines = |command: &mut Command, complaints: &Path| -> Result<_, String> {
+        let complaints = File::create(complaints).map_err(text)?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(complaints);
         let mut child = child.spawn().map_err(text)?;
         let output = child.stdout.take().ok_or("no output")?;
         Ok((child, BufReader::with_capacity(1 << 20, output).lines()))
     };
-    let (mut our_process, ours) = lines(&mut ours)?;
-    let (mut their_process, theirs) = lines(&mut theirs)?;
+    let complaints = ["dump.err", "waldump.err"].map(|name| wal.with_file_name(name));
+    let [our_complaints, their_complaints] = &complaints;
+    let (mut our_process, ours) = lines(&mut ours, our_complaints)?;
+    let (mut their_process, theirs) = lines(&mut theirs, their_complaints)?;
     let mut count = 0;
     let compare = || -> Result<(), String> {
         let mut theirs = theirs;
@@ -406,11 +411,34 @@ fn compare_dumps(howdah: &Path, waldump: &Path, wal: &Path) -> Result<u64, Strin
         theirs.next().map_or(Ok(()), |more| Err(format!("wal dump ends before: {more:?}")))
     };
     let compared = compare();
-    for process in [&mut our_process, &mut their_process] {
-        let _ended = process.kill();
-        let _reaped = process.wait();
+    if compared.is_err() {
+        for process in [&mut our_process, &mut their_process] {
+            let _ended = process.kill();
+        }
     }
-    compared.map(|()| count)
+    let ended = [our_process.wait().map_err(text)?, their_process.wait().map_err(text)?];
+    compared?;
+    for ((name, status), complaints) in
+        ["wal dump", "pg_waldump"].iter().zip(ended).zip(&complaints)
+    {
+        let said = fs::read_to_string(complaints).map_err(text)?;
+        // pg_waldump takes the end of WAL within the last segment for an error, of this wording alone.
+        let at_end = *name == "pg_waldump"
+            && status.code() == Some(1)
+            && said.lines().count() == 1
+            && said.contains("error in WAL record at");
+        if !status.success() && !at_end {
+            return Err(format!("{name}: {status}: {said}"));
+        }
+    }
+    Ok(count)
+}
+
+fn begins_with_wal(path: &Path) -> bool {
+    let mut magic = [0; 2];
+    let read =
+        File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
+    read.is_ok() && magic != [0; 2]
 }
 
 /// A line of pg_waldump without what it tells of the record's own data: name and block references.
@@ -446,6 +474,25 @@ fn verify(howdah: &Path, places: &Places) -> Result<Value, String> {
         return Err(format!("wal verify: {status}; all of it is in {}", printed.display()));
     }
     Ok(verified)
+}
+
+/// What is kept beside pages, followed without redoing a page.
+fn follow_state(howdah: &Path, places: &Places) -> Result<(), String> {
+    println!("following the state");
+    let output = Command::new(howdah)
+        .args(["wal", "state"])
+        .arg(places.run.join("data/pg_wal"))
+        .arg("--base")
+        .arg(places.run.join("base"))
+        .arg("--against")
+        .arg(places.run.join("data"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(text)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.lines().take(30).for_each(|line| println!("{line}"));
+    if output.status.success() { Ok(()) } else { Err(format!("wal state: {}", output.status)) }
 }
 
 fn show_faults(verified: &Value) {
@@ -484,7 +531,7 @@ fn report(
         for (what, count) in counts {
             let (compared, different) = (number(&count["compared"]), number(&count["different"]));
             section.push_str(&format!(
-                "- against the stopped cluster: {compared} {what}, {different} different\n"
+                "- against the stopped cluster, {what}: {compared} compared, {different} different\n"
             ));
         }
     }

@@ -258,6 +258,9 @@ pub struct WalVerifyOptions {
     /// Data directory of the stopped cluster to compare the outcome with; needs --base
     #[arg(long, requires = "base", value_hint = ValueHint::DirPath)]
     pub against: Option<PathBuf>,
+    /// Give up when the pages take more memory than this, in megabytes
+    #[arg(long, value_name = "MB", default_value_t = crate::limits::VERIFY_MEMORY_MEGABYTES)]
+    pub max_memory: u64,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

@@ -58,6 +58,8 @@ pub const COMPUTE_LOG_LINES: usize = 5;
 /// The first base backup of a large cluster takes long; `up` reports its progress and waits this long at most
 /// before it says that everything runs.
 pub const FIRST_BACKUP_WAIT: Duration = Duration::from_secs(3600);
+/// `wal verify` holds every page of the cluster in memory; beyond this it gives up rather than push everything else out.
+pub const VERIFY_MEMORY_MEGABYTES: u64 = 8192;
 
 const _: () =
     assert!(STOP_WAIT.as_secs() > POSTGRES_FAST_WAIT.as_secs() + POSTGRES_IMMEDIATE_WAIT.as_secs());

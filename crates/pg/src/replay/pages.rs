@@ -138,9 +138,9 @@ impl Pages {
         black_box(read);
     }
 
-    /// Pages that memory is in use for.
-    pub const fn held(&self) -> usize {
-        self.held
+    /// Memory that pages have taken; what was dropped is used again before more is taken.
+    pub const fn bytes(&self) -> usize {
+        self.held * PAGE_BYTES
     }
 
     /// What a record does to whole forks.
@@ -269,9 +269,9 @@ mod tests {
         pages.put(MAIN, 0, &[1; PAGE_BYTES]);
         pages.put(MAIN, 9000, &[2; PAGE_BYTES]);
         pages.truncate(MAIN, 9000);
-        assert_eq!((pages.get(MAIN, 9000), pages.held()), (None, 2));
+        assert_eq!((pages.get(MAIN, 9000), pages.held), (None, 2));
         assert_eq!(pages.get_or_zero(MAIN, 9000), Some(&mut [0; PAGE_BYTES]));
-        assert_eq!((pages.get(MAIN, 0), pages.held()), (Some(&[1; PAGE_BYTES]), 2));
+        assert_eq!((pages.get(MAIN, 0), pages.held), (Some(&[1; PAGE_BYTES]), 2));
     }
 
     #[test]
@@ -289,13 +289,13 @@ mod tests {
         assert_eq!(pages.get(copy, 1), Some(&[2; PAGE_BYTES]));
         pages.apply(&Change::RelationDropped(NODE));
         assert_eq!((pages.get(MAIN, 1), pages.get(copy, 0)), (None, Some(&[1; PAGE_BYTES])));
-        assert_eq!(pages.held(), 4);
+        assert_eq!(pages.held, 4);
     }
 
     #[test]
     fn a_block_far_out_costs_little() {
         let mut pages = Pages::default();
         pages.put(MAIN, u32::MAX - 1, &[1; PAGE_BYTES]);
-        assert_eq!((pages.get(MAIN, u32::MAX - 1), pages.held()), (Some(&[1; PAGE_BYTES]), 1));
+        assert_eq!((pages.get(MAIN, u32::MAX - 1), pages.held), (Some(&[1; PAGE_BYTES]), 1));
     }
 }

@@ -40,7 +40,10 @@ pub(in crate::cli) fn run(options: &WalStateOptions) -> Result<()> {
 fn follow(options: &WalStateOptions) -> Result<(State, u64)> {
     let control = control(&options.base)?;
     let mut state = State::new(&control);
-    for_each_file(&options.base, |path, bytes| state.load(path, &bytes))?;
+    for_each_file(&options.base, |path, bytes| {
+        state.load(path, &bytes);
+        Ok(())
+    })?;
     let start = control.checkpoint.redo;
     let mut decoder = StreamDecoder::at_record(start, control.segment_bytes)
         .expect_system(control.system_identifier)
@@ -84,6 +87,9 @@ fn follow(options: &WalStateOptions) -> Result<(State, u64)> {
 
 fn compare(state: &State, against: &Path) -> Result<StateCounts> {
     let mut comparison = StateComparison::new(state);
-    for_each_file(against, |path, bytes| comparison.file(path, &bytes))?;
+    for_each_file(against, |path, bytes| {
+        comparison.file(path, &bytes);
+        Ok(())
+    })?;
     Ok(comparison.finish())
 }

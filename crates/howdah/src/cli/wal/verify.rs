@@ -82,7 +82,10 @@ fn replay(options: &WalVerifyOptions) -> Result<(Replay, Read)> {
             let control = control(base)?;
             start = Some(control.checkpoint.redo);
             let mut replay = Replay::from_base(&control);
-            for_each_file(base, |path, bytes| replay.load(path, bytes))?;
+            for_each_file(base, |path, bytes| {
+                replay.load(path, bytes);
+                check_memory(&replay, options.max_memory)
+            })?;
             replay
         }
     };
@@ -121,6 +124,7 @@ fn replay(options: &WalVerifyOptions) -> Result<(Replay, Read)> {
         }
         let Some((decoder, _)) = &mut reader else { continue };
         read += input.len() as u64;
+        check_memory(&replay, options.max_memory)?;
         if let Some(end) = feed(decoder, &mut replay, input)? {
             ended = Some(end);
             break;
@@ -132,6 +136,19 @@ fn replay(options: &WalVerifyOptions) -> Result<(Replay, Read)> {
     })?;
     let end = ended.unwrap_or_else(|| format!("{}: no more segments", decoder.end()));
     Ok((replay, Read { version, bytes: read, end }))
+}
+
+/// Pages are never put aside: a cluster that is larger is not what this command is for.
+fn check_memory(replay: &Replay, megabytes_max: u64) -> Result<()> {
+    let megabytes = (replay.replica.pages.bytes() >> 20) as u64;
+    if megabytes <= megabytes_max {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "the pages of this cluster take more than {megabytes_max} MB of memory"
+    ))
+    .detail("All pages that the WAL or the base has are held at once.")
+    .hint("allow more with --max-memory, or verify the WAL of a smaller cluster"))
 }
 
 /// Takes a segment's bytes; answers why the WAL ends inside it, if it does.
@@ -163,12 +180,16 @@ pub(super) fn control(data: &Path) -> Result<ControlFile> {
 }
 
 /// Hands over every file that matters, by its path relative to `data`.
-pub(super) fn for_each_file(data: &Path, mut each: impl FnMut(&str, Vec<u8>)) -> Result<()> {
+pub(super) fn for_each_file(
+    data: &Path,
+    mut each: impl FnMut(&str, Vec<u8>) -> Result<()>,
+) -> Result<()> {
     for folder in FOLDERS {
         for path in files_below(data, folder)? {
             let full = data.join(&path);
             let bytes = fs::read(&full);
-            each(&path, bytes.or_fail(format_args!("could not read \"{}\"", full.display()))?);
+            let bytes = bytes.or_fail(format_args!("could not read \"{}\"", full.display()))?;
+            each(&path, bytes)?;
         }
     }
     Ok(())
