@@ -59,7 +59,7 @@ pub struct Branches {
     settings: Settings,
     /// By name; `main` is among them.
     timelines: RefCell<BTreeMap<String, Rc<Timeline>>>,
-    /// By name; `main` is not among them: it follows the server of the settings.
+    /// By name.
     writers: RefCell<BTreeMap<String, Rc<Writer>>>,
     /// The list is being changed.
     changing: Cell<bool>,
@@ -72,11 +72,12 @@ impl Branches {
         settings: &Settings,
         main: Rc<Timeline>,
     ) -> Result<Branches, Error> {
+        let writer = Writer::new(Record::read(&main.layers).await?);
         let branches = Branches {
             directory: directory.to_owned(),
             settings: settings.clone(),
             timelines: RefCell::new(BTreeMap::from([(MAIN.to_owned(), main)])),
-            writers: RefCell::default(),
+            writers: RefCell::new(BTreeMap::from([(MAIN.to_owned(), Rc::new(writer))])),
             changing: Cell::new(false),
         };
         // In the file, a branch comes after the one it comes from.

@@ -1,5 +1,5 @@
-//! Keeps a page server in step with its Postgres: reads what is on disk, takes the base backup if there is
-//! none, streams WAL, and begins again when something goes wrong.
+//! The page server's state on its core. It reads what is on disk, or takes the base backup if there is none, beginning
+//! again when something goes wrong; from then on each timeline follows who writes it: see [`crate::branches`].
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -15,9 +15,8 @@ use crate::branches::Branches;
 use crate::connection::{Connection, Login};
 use crate::error::Error;
 use crate::ingest;
-use crate::link::{Intake, Link};
+use crate::link::Link;
 use crate::manifest;
-use crate::promotion;
 use crate::settings::Settings;
 use crate::timeline::{MAIN, Timeline};
 use crate::watch::{Watch, unless_stopped};
@@ -71,11 +70,18 @@ impl Follower {
         &self.link.stop
     }
 
-    /// Runs until [`Follower::stop`] is raised, or until an error that waiting does not cure.
+    /// Runs until [`Follower::stop`] is raised, or until there is an error before there is anything to follow with.
     pub async fn run(&self) {
-        let mut intake = None;
-        let durable = || self.timeline().map(|timeline| timeline.durable());
-        self.link.run(durable, async || Box::pin(self.follow(&mut intake)).await).await;
+        self.link.run(|| None, async || Box::pin(self.prepare()).await).await;
+        if let Some(branches) = self.branches()
+            && self.link.phase() != Phase::Failed
+            && self.link.stop.get() == 0
+        {
+            self.link.enter(Phase::Recovering);
+            let _stopped = unless_stopped(&self.link.stop, branches.resume()).await;
+            // What is told of `main` is that of its own link from here on; without one it follows nobody.
+            self.link.enter(Phase::Stopped);
+        }
     }
 
     /// Ends the following of the branches; [`Follower::stop`] is raised by then.
@@ -85,53 +91,37 @@ impl Follower {
         }
     }
 
-    /// One connection's life. `Ok` only when stopped.
-    async fn follow(&self, intake: &mut Option<Intake>) -> Result<(), Error> {
+    /// Opens what is on disk; takes the base backup first if there is none.
+    async fn prepare(&self) -> Result<(), Error> {
         let stop = &self.link.stop;
-        if intake.is_none() {
-            let Some(opened) = unless_stopped(stop, Box::pin(self.open())).await else {
-                return Ok(());
-            };
-            *intake = opened?;
+        let Some(opened) = unless_stopped(stop, Box::pin(self.open())).await else { return Ok(()) };
+        if opened? {
+            return Ok(());
         }
         let login = Login::of(&self.settings)?;
-        let timeline = self.timeline();
-        let connecting = self.link.connect(&login, &self.settings, timeline.as_deref());
+        let connecting = self.link.connect(&login, &self.settings, None);
         let Some((mut connection, cluster)) = connecting.await? else { return Ok(()) };
-        let server_timeline = cluster.timeline;
-        if intake.is_none() {
-            let taken = unless_stopped(stop, Box::pin(self.take_backup(&mut connection, cluster)));
-            let Some(taken) = taken.await else { return Ok(()) };
-            taken?;
-            *intake = self.open().await?;
+        let taking = Box::pin(self.take_backup(&mut connection, cluster));
+        let Some(taken) = unless_stopped(stop, taking).await else { return Ok(()) };
+        taken?;
+        match self.open().await? {
+            true => Ok(()),
+            false => Err(Error::Damaged("the base backup is gone again".to_owned())),
         }
-        let Some(timeline) = self.timeline() else {
-            return Err(Error::Damaged("the base backup is gone again".to_owned()));
-        };
-        let crossing = promotion::follow(&mut connection, &timeline, server_timeline);
-        let Some(crossed) = unless_stopped(stop, crossing).await else { return Ok(()) };
-        let intake = match intake {
-            Some(intake) if !crossed? => intake,
-            intake => intake.insert(Intake::resume(&timeline, &self.settings).await?),
-        };
-        self.link.receive(&mut connection, &timeline, intake, &self.settings).await
     }
 
-    /// What an earlier run left on disk; `None` if there is no finished base backup.
-    async fn open(&self) -> Result<Option<Intake>, Error> {
+    /// Takes in what an earlier run left on disk; false if there is no finished base backup.
+    async fn open(&self) -> Result<bool, Error> {
         let failed = |source| Error::file("create directory", &self.directory, source);
         fs::create_dir_all(&self.directory).await.map_err(failed)?;
-        let Some(manifest) = manifest::read(&self.directory).await? else { return Ok(None) };
+        let Some(manifest) = manifest::read(&self.directory).await? else { return Ok(false) };
         self.link.enter(Phase::Recovering);
         let timeline = Timeline::open_main(&self.directory, manifest, &self.settings).await?;
         let timeline = Rc::new(timeline);
         let opened = Branches::open(&self.directory, &self.settings, Rc::clone(&timeline)).await?;
-        let opened = Rc::new(opened);
-        *self.branches.borrow_mut() = Some(Rc::clone(&opened));
-        let ingest = ingest::recover(&timeline).await?;
-        let intake = Intake::new(&timeline, ingest, &self.settings).await?;
-        opened.resume().await;
-        Ok(Some(intake))
+        *self.branches.borrow_mut() = Some(Rc::new(opened));
+        ingest::recover(&timeline).await?;
+        Ok(true)
     }
 
     async fn take_backup(
@@ -167,9 +157,15 @@ impl Follower {
             pages_served: self.pages_served.get(),
             ..Status::default()
         };
-        if let Some(timeline) = self.timeline() {
-            fill(&mut status, &timeline, self.link.server_end());
+        let Some(branches) = self.branches() else { return status };
+        let (Some(timeline), Some(writing)) = (branches.get(MAIN), branches.writing(MAIN)) else {
+            return status;
+        };
+        if let Some(phase) = writing.phase {
+            status.phase = phase;
+            status.error = writing.problem;
         }
+        fill(&mut status, &timeline, writing.server_end);
         status
     }
 }

@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use pg::lsn::Lsn;
+
 use crate::basebackup::Cluster;
 use crate::connection::Connection;
 use crate::error::Error;
@@ -12,13 +14,23 @@ use crate::timeline::Timeline;
 /// another way.)
 const MAJOR_VERSIONS: RangeInclusive<u32> = 15..=18;
 
-/// What the server says of itself, if it can be followed into `timeline` (`None`: there is no base backup yet).
+/// What a server is to be like.
+#[derive(Clone, Copy)]
+pub struct Expected<'t> {
+    pub timeline: &'t Timeline,
+    /// It has WAL up to here at least.
+    pub end: Lsn,
+    /// It may be on a later timeline of Postgres': see [`crate::promotion`].
+    pub may_be_promoted: bool,
+}
+
+/// What the server says of itself, if it can be followed (`None`: there is no base backup yet).
 ///
 /// # Errors
 /// [`Error::Refused`] when it is the wrong one, [`Error::Behind`] when it has not all of the WAL that is here.
 pub async fn check(
     connection: &mut Connection,
-    timeline: Option<&Timeline>,
+    expected: Option<Expected<'_>>,
 ) -> Result<Cluster, Error> {
     let system = connection.identify_system().await?;
     let version: u32 = number(connection, "server_version_num").await?;
@@ -40,7 +52,7 @@ pub async fn check(
     let wal_segment_bytes = bytes_of(&segment)
         .filter(|&bytes| pg::wal::segment::is_segment_bytes(bytes))
         .ok_or_else(|| Error::protocol(format!("wal_segment_size of \"{segment}\"")))?;
-    if let Some(timeline) = timeline {
+    if let Some(Expected { timeline, end, may_be_promoted }) = expected {
         let own = &timeline.manifest;
         if own.system_identifier != system.identifier {
             let (own, found) = (own.system_identifier, system.identifier);
@@ -50,9 +62,8 @@ pub async fn check(
             );
         }
         let here = timeline.postgres_timeline();
-        // Only what follows a server of its own follows it to another timeline.
-        let is_followed = timeline.ancestor.is_none() && system.timeline > here;
-        if here != system.timeline && !is_followed {
+        let is_promoted = may_be_promoted && system.timeline > here;
+        if here != system.timeline && !is_promoted {
             return refused(
                 format!(
                     "the server is on timeline {}, but what is here on {here}",
@@ -61,9 +72,8 @@ pub async fn check(
                 "follow a server that has this timeline",
             );
         }
-        if here == system.timeline && system.flushed < timeline.durable() {
-            let (server_end, received) = (system.flushed, timeline.durable());
-            return Err(Error::Behind { server_end, received });
+        if here == system.timeline && system.flushed < end {
+            return Err(Error::Behind { server_end: system.flushed, received: end });
         }
     }
     Ok(Cluster {

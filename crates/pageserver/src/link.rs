@@ -9,7 +9,7 @@ use crate::api::{Phase, Problem};
 use crate::basebackup::Cluster;
 use crate::connection::{Connection, Login};
 use crate::error::Error;
-use crate::identity;
+use crate::identity::{self, Expected};
 use crate::ingest::Ingest;
 use crate::limits::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
 use crate::maintenance;
@@ -47,20 +47,15 @@ impl Intake {
         Ok(Intake { writer, ingest })
     }
 
-    /// Goes on behind the last whole record; what there is of another one goes, since the next compute may write
-    /// something else there. (Nothing behind a record's end was ever answered, nor can it be what a client was told
-    /// to be committed: Postgres waits for the end of the commit's record.)
-    pub async fn at_record_end(timeline: &Timeline, settings: &Settings) -> Result<Intake, Error> {
-        let end = timeline.ingested();
-        timeline.wal_layout.end_at(end).await?;
-        timeline.wal.set_readable(end);
-        Intake::new(timeline, Ingest::new(timeline, end), settings).await
-    }
-
     /// Goes on at the durable end; what there is of a record behind the last whole one is taken in again.
     pub async fn resume(timeline: &Timeline, settings: &Settings) -> Result<Intake, Error> {
-        let mut ingest = Ingest::new(timeline, timeline.ingested());
         let (start, end) = (timeline.ingested(), timeline.durable());
+        if start > end {
+            // The unused rest of a segment after a switch: zeroes, here as there.
+            timeline.wal_layout.end_at(start).await?;
+            timeline.wal.set_readable(start);
+        }
+        let mut ingest = Ingest::new(timeline, start);
         if start < end {
             let directory = &timeline.wal_layout.directory;
             let read = timeline.wal.read(start, end).await;
@@ -70,7 +65,7 @@ impl Intake {
         Intake::new(timeline, ingest, settings).await
     }
 
-    /// Whether the server's WAL goes on where the timeline ends; nothing of it is taken in.
+    /// Whether the server's WAL goes on behind the timeline's last whole record; nothing of it is taken in.
     pub async fn probe(
         mut self,
         connection: &mut Connection,
@@ -124,17 +119,17 @@ impl Link {
         }
     }
 
-    /// A connection to a server that is the right one for `timeline`, with our slot there; `None` when stopped.
+    /// A connection to a server that is as expected, with our slot there; `None` when stopped.
     pub async fn connect(
         &self,
         login: &Login,
         settings: &Settings,
-        timeline: Option<&Timeline>,
+        expected: Option<Expected<'_>>,
     ) -> Result<Option<(Connection, Cluster)>, Error> {
         self.enter(Phase::Connecting);
         let connecting = async {
             let mut connection = Connection::connect(login).await?;
-            let cluster = identity::check(&mut connection, timeline).await?;
+            let cluster = identity::check(&mut connection, expected).await?;
             connection.create_slot(&settings.slot).await?;
             Ok((connection, cluster))
         };

@@ -63,10 +63,10 @@ impl Server {
     /// Says the last position to Postgres, tells clients, closes all files.
     pub async fn stop(self) {
         self.follower.stop().raise(1);
-        self.follower.stop_branches().await;
         for task in self.tasks {
             // A task that was aborted has nothing left to close.
             let _ended = task.await;
         }
+        self.follower.stop_branches().await;
     }
 }

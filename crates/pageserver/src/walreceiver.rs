@@ -38,6 +38,8 @@ pub struct WalReceiver<'t> {
     timeline: &'t Timeline,
     writer: &'t mut WalWriter,
     ingest: &'t mut Ingest,
+    /// Where the stream goes on.
+    from: Lsn,
     /// WAL received and not yet durable; it begins at the timeline's durable end.
     buffer: Vec<u8>,
     /// The sender's end of WAL, as it said last.
@@ -72,6 +74,7 @@ impl<'t> WalReceiver<'t> {
             timeline,
             writer,
             ingest,
+            from: timeline.durable(),
             buffer: Vec::new(),
             sender_end: Lsn::INVALID,
             status_interval,
@@ -83,11 +86,12 @@ impl<'t> WalReceiver<'t> {
         }
     }
 
-    /// Whether the server's WAL goes on where the timeline ends, as far as it can be seen; then good-bye.
+    /// Whether the server's WAL goes on behind the last whole record here, as far as it can be seen; then good-bye.
     pub async fn probe(mut self, connection: &mut Connection) -> Result<(), Error> {
+        self.from = self.timeline.ingested();
         self.start(connection, None).await?;
-        while self.unchecked && self.timeline.durable() < self.sender_end {
-            let expected = self.timeline.durable() + self.buffer.len() as u64;
+        while self.unchecked && self.from < self.sender_end {
+            let expected = self.from + self.buffer.len() as u64;
             self.gather_one(connection, expected).await?;
             self.check_continuation().await?;
         }
@@ -134,7 +138,7 @@ impl<'t> WalReceiver<'t> {
         connection: &mut Connection,
         slot: Option<&str>,
     ) -> Result<(), Error> {
-        let end = self.timeline.durable();
+        let end = self.from;
         let (begin, is_here) = self.begin(end).await?;
         let command = Command::StartPhysical {
             slot: slot.map(str::to_owned),
@@ -199,7 +203,7 @@ impl<'t> WalReceiver<'t> {
         if !self.unchecked || self.buffer.is_empty() {
             return Ok(());
         }
-        let start = self.timeline.durable();
+        let start = self.from;
         let last = self.timeline.last_record(start).await?;
         let Some(last) = last.filter(|last| last.end == start) else {
             self.unchecked = false;
@@ -226,8 +230,7 @@ impl<'t> WalReceiver<'t> {
     }
 
     fn another_history(&self) -> Error {
-        let end = self.timeline.durable();
-        let name = self.timeline.name.as_str();
+        let (end, name) = (self.from, self.timeline.name.as_str());
         let message =
             format!("the server's WAL does not go on from what \"{name}\" has up to {end}");
         let hint = "it wrote another history from some earlier point on; a compute has to be started at the end of the branch";

@@ -3,6 +3,7 @@
 //! Rules:
 //! 1. A branch follows one compute, the one attached last; its epoch is on disk before a byte of its WAL is taken in.
 //! 2. A compute is attached only if its WAL goes on exactly where the branch ends: else the branch stays with whom it has.
+//! 3. `main` follows the server of the settings until a compute is attached to it, or it is detached.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,12 +19,15 @@ use crate::api::{Phase, Problem};
 use crate::attachment::{Attachment, Record, Server};
 use crate::connection::{Connection, Login};
 use crate::error::Error;
+use crate::identity::{self, Expected};
+use crate::ingest::{self, Ingest};
 use crate::limits::{ATTACH_TIME_MAX, WAL_WRITE_BYTES_MAX};
 use crate::link::{Intake, Link};
+use crate::promotion;
 use crate::settings::Settings;
 use crate::timeline::{MAIN, Timeline};
 use crate::wal_store::WalWriter;
-use crate::{identity, ingest};
+use crate::watch::unless_stopped;
 
 /// The writing of one branch.
 pub(super) struct Writer {
@@ -38,6 +42,12 @@ pub(super) struct Writer {
 struct Running {
     link: Rc<Link>,
     task: JoinHandle<()>,
+}
+
+/// Whom a timeline follows.
+enum Source {
+    Settings,
+    Compute(Server),
 }
 
 /// What has come of an attachment.
@@ -84,7 +94,7 @@ impl Branches {
         });
         let record = Record { epoch, server: Some(wanted.server) };
         let done = match tried {
-            Ok(()) => writer.write(record, &timeline).await,
+            Ok(()) => writer.replace(record, &timeline).await,
             Err(error) => Err(error),
         };
         // Whoever is on record now.
@@ -105,7 +115,9 @@ impl Branches {
     pub async fn detach(&self, name: &str) -> Result<Attached, BranchError> {
         let (timeline, writer) = self.writer_of(name)?;
         let _turn = writer.begin_change()?;
-        let record = Record { server: None, ..writer.record.borrow().clone() };
+        // From its first epoch on, `main` does not follow the server of the settings any more.
+        let epoch = writer.record.borrow().epoch.max(u64::from(name == MAIN));
+        let record = Record { epoch, server: None };
         writer.stop().await;
         writer.write(record, &timeline).await?;
         let (epoch, end) = (writer.record.borrow().epoch, timeline.ingested());
@@ -118,17 +130,18 @@ impl Branches {
         Ok(self.find(name)?.ingested())
     }
 
-    /// How the writing of a branch stands; `None` for `main`.
+    /// How the writing of a branch stands.
     pub fn writing(&self, name: &str) -> Option<Writing> {
-        self.writers.borrow().get(name).map(|writer| writer.writing())
+        let timeline = self.get(name)?;
+        Some(self.writers.borrow().get(name)?.writing(&timeline, &self.settings))
     }
 
-    /// Reads what an earlier run has received for the branches, and follows their computes.
+    /// Follows whoever writes each timeline, once what an earlier run has received is taken in: `main`'s is.
     pub(crate) async fn resume(&self) {
         let mut timelines = self.all();
         // What a branch has refers to its ancestor's.
         timelines.sort_by_key(|timeline| timeline.generation());
-        for timeline in timelines.into_iter().filter(|timeline| timeline.name != MAIN) {
+        for timeline in timelines {
             let Ok((_, writer)) = self.writer_of(&timeline.name) else { continue };
             match recover(&timeline).await {
                 Ok(()) => writer.start(&timeline, &self.settings),
@@ -154,11 +167,7 @@ impl Branches {
     fn writer_of(&self, name: &str) -> Result<(Rc<Timeline>, Rc<Writer>), BranchError> {
         let timeline = self.find(name)?;
         let writer = self.writers.borrow().get(name).cloned();
-        let writer = writer.ok_or_else(|| {
-            let message = format!("\"{name}\" follows the server of the settings");
-            BranchError::Refused(message, "make a branch of it, and attach a compute to that")
-        })?;
-        Ok((timeline, writer))
+        Ok((timeline, writer.ok_or_else(|| super::unknown(name))?))
     }
 }
 
@@ -195,17 +204,38 @@ impl Writer {
         }
     }
 
+    /// A compute that was found to be right takes over. If it is not the one that was there, it writes something else
+    /// behind the last whole record: what is here of another one goes. (Nothing behind a record's end was ever answered,
+    /// nor can it be what a client was told to be committed: Postgres waits for the end of the commit's record.)
+    async fn replace(&self, record: Record, timeline: &Timeline) -> Result<(), Error> {
+        if record.epoch != self.record.borrow().epoch {
+            let end = timeline.ingested();
+            timeline.wal_layout.end_at(end).await?;
+            timeline.wal.set_readable(end);
+        }
+        self.write(record, timeline).await
+    }
+
     async fn write(&self, record: Record, timeline: &Timeline) -> Result<(), Error> {
         record.write(&timeline.layers).await?;
         *self.record.borrow_mut() = record;
         Ok(())
     }
 
-    /// Follows whom the record names, if anybody.
+    /// Whom to follow, if anybody.
+    fn source(&self, timeline: &Timeline) -> Option<Source> {
+        let record = self.record.borrow();
+        match &record.server {
+            Some(server) => Some(Source::Compute(server.clone())),
+            None if timeline.name == MAIN && record.epoch == 0 => Some(Source::Settings),
+            None => None,
+        }
+    }
+
     fn start(&self, timeline: &Rc<Timeline>, settings: &Settings) {
-        let Some(server) = self.record.borrow().server.clone() else { return };
+        let Some(source) = self.source(timeline) else { return };
         let link = Rc::new(Link::new(&timeline.name));
-        let following = follow(Rc::clone(timeline), Rc::clone(&link), server, settings.clone());
+        let following = follow(Rc::clone(timeline), Rc::clone(&link), source, settings.clone());
         let task = executor::spawn(following);
         *self.running.borrow_mut() = Some(Running { link, task });
     }
@@ -226,13 +256,16 @@ impl Writer {
         }
     }
 
-    fn writing(&self) -> Writing {
+    fn writing(&self, timeline: &Timeline, settings: &Settings) -> Writing {
         let (record, running) = (self.record.borrow(), self.running.borrow());
         let link = running.as_ref().map(|running| &running.link);
         let problem = link.and_then(|link| link.problem());
         Writing {
             epoch: record.epoch,
-            server: record.server.as_ref().map(|server| server.address.clone()),
+            server: self.source(timeline).map(|source| match source {
+                Source::Settings => settings.server.clone(),
+                Source::Compute(server) => server.address,
+            }),
             phase: link.map(|link| link.phase()),
             problem: problem.or_else(|| self.broken.borrow().clone()),
             server_end: link.map_or(Lsn::INVALID, |link| link.server_end()),
@@ -249,28 +282,48 @@ impl Drop for Turn<'_> {
     }
 }
 
-async fn follow(timeline: Rc<Timeline>, link: Rc<Link>, server: Server, settings: Settings) {
+async fn follow(timeline: Rc<Timeline>, link: Rc<Link>, source: Source, settings: Settings) {
     let mut intake = None;
     let durable = || Some(timeline.durable());
-    let connection = async || -> Result<(), Error> {
-        let intake = match &mut intake {
-            Some(intake) => intake,
-            none => none.insert(Intake::at_record_end(&timeline, &settings).await?),
-        };
-        let login = server.login(&settings).await?;
-        let connecting = link.connect(&login, &settings, Some(&timeline));
-        let Some((mut connection, _cluster)) = connecting.await? else { return Ok(()) };
-        link.receive(&mut connection, &timeline, intake, &settings).await
+    link.run(durable, async || {
+        Box::pin(follow_once(&timeline, &link, &source, &settings, &mut intake)).await
+    })
+    .await;
+}
+
+/// One connection's life. `Ok` only when stopped.
+async fn follow_once(
+    timeline: &Timeline,
+    link: &Link,
+    source: &Source,
+    settings: &Settings,
+    intake: &mut Option<Intake>,
+) -> Result<(), Error> {
+    let login = match source {
+        Source::Settings => Login::of(settings)?,
+        Source::Compute(server) => server.login(settings).await?,
     };
-    link.run(durable, connection).await;
+    let may_be_promoted = matches!(source, Source::Settings);
+    let expected = Expected { timeline, end: timeline.durable(), may_be_promoted };
+    let connecting = link.connect(&login, settings, Some(expected)).await?;
+    let Some((mut connection, cluster)) = connecting else { return Ok(()) };
+    let crossing = promotion::follow(&mut connection, timeline, cluster.timeline);
+    let Some(crossed) = unless_stopped(&link.stop, crossing).await else { return Ok(()) };
+    let intake = match intake {
+        Some(intake) if !crossed? => intake,
+        intake => intake.insert(Intake::resume(timeline, settings).await?),
+    };
+    link.receive(&mut connection, timeline, intake, settings).await
 }
 
 /// Whether this compute's WAL goes on where the branch ends.
 async fn probe(timeline: &Timeline, login: Login, settings: &Settings) -> Result<(), Error> {
     let login = Login { application_name: format!("{}_attach", login.application_name), ..login };
     let mut connection = Connection::connect(&login).await?;
-    identity::check(&mut connection, Some(timeline)).await?;
-    let intake = Intake::at_record_end(timeline, settings).await?;
+    let expected = Expected { timeline, end: timeline.ingested(), may_be_promoted: false };
+    identity::check(&mut connection, Some(expected)).await?;
+    let intake =
+        Intake::new(timeline, Ingest::new(timeline, timeline.ingested()), settings).await?;
     intake.probe(&mut connection, timeline, settings).await
 }
 

@@ -142,7 +142,6 @@ fn of_two_computes_only_the_one_attached_last_has_commits_acknowledged() {
     };
     refused(&cluster.socket(), None, "does not go on");
     refused("/nowhere/.s.PGSQL.1", None, "/nowhere");
-    assert!(service.attach("main", &one.socket(), None).is_err(), "it follows a server already");
     assert_eq!(service.writing("b").epoch, 0, "nothing of that counts");
 
     assert_eq!(service.attach("b", &one.socket(), None).expect("it is the first").epoch, 1);
@@ -230,5 +229,37 @@ fn wal_of_a_branch_can_be_received_with_its_ancestors() {
     let count: u32 = succeed(shell).trim().parse().expect("a number");
     assert!(count > 8, "{count} segments");
     writer.kill();
+    service.stop();
+}
+
+#[test]
+fn main_is_taken_over_by_a_compute_when_its_server_has_died() {
+    let mut cluster = Cluster::start("takeover", &[], &["autovacuum = off"]);
+    let (tools, folder) = (Tools::of(&cluster), Folder::new("takeover-ps"));
+    let settings = settings(folder.path(), cluster.socket());
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i");
+    service.wait_lsn(current_lsn(&cluster));
+    cluster.stop("immediate");
+    assert_eq!(service.writing("main").epoch, 0);
+    let end = service.detach("main").end;
+    let first = compute((&cluster, &tools), &service, ("main", "first"));
+    // The old server comes back too late: nobody follows it, and its WAL is none that goes on from what is here.
+    cluster.run();
+    let attached = service.attach("main", &first.socket(), None).expect("it was started there");
+    assert_eq!((attached.epoch, attached.end), (2, end));
+    first.sql("INSERT INTO t SELECT i FROM generate_series(1001, 1500) i");
+    assert!(service.attach("main", &cluster.socket(), None).is_err(), "it has another history");
+    first.kill();
+    service.kill();
+    let service = Service::start(settings);
+    service.wait("the second start", |status| status.phase == Phase::Connecting);
+    service.detach("main");
+    let mut second = compute((&cluster, &tools), &service, ("main", "second"));
+    assert_eq!(second.sql("SELECT count(*) FROM t"), "1500");
+    assert_eq!(service.attach("main", &second.socket(), None).expect("it goes on").epoch, 3);
+    second.sql("DELETE FROM t WHERE i % 2 = 0");
+    stop_and_verify(&service, "main", &mut second);
     service.stop();
 }
