@@ -67,8 +67,18 @@ pub const LAYERS_INDEXED_AT_ONCE: usize = 4096;
 pub const LEVEL0_LAYERS: usize = 8;
 /// As many are merged at once if there are more: each holds a block in memory.
 pub const MERGED_LAYERS_MAX: usize = 64;
-/// Delta layers on top of each other that are reason for an image: a read looks into each of them.
-pub const DELTA_DEPTH_MAX: usize = 4;
+/// Delta layers on top of each other that are reason for an image, if they are not small beside what is below them: a read
+/// looks into each of them.
+pub const DELTA_DEPTH: usize = 4;
+/// That is: an image writes at most as much anew as was written since the last one.
+pub const IMAGE_PERCENT: u64 = 100;
+/// As many are reason for an image in any case: a cold read of two milliseconds.
+pub const DELTA_DEPTH_MAX: usize = 24;
+/// Versions that nobody can ask for any more, as a share of what an image without them would be, that are reason to write
+/// one: so much of the disk is wasted at most, and three bytes are written for one that is freed.
+pub const COLLECTED_PERCENT: u64 = 50;
+/// Less than this is not worth a file of its own.
+pub const COLLECTED_BYTES_MIN: u64 = 1 << 20;
 /// Layers looked at before other tasks have a turn.
 pub const LAYERS_LOOKED_AT_ONCE: usize = 1024;
 /// Layers that collection decides about before other tasks have a turn: a few searches each.

@@ -37,7 +37,11 @@ async fn work(store: TimelineStore, known: Rc<RefCell<Known>>, mut rng: Rng) {
                 }
                 done
             }
-            4..7 => store.compact(&small(), materialize).await.map(drop),
+            4..6 => store.compact(&small(), materialize).await.map(drop),
+            6 => {
+                let cutoff = known.borrow().acknowledged.cutoff;
+                store.make_room(cutoff, &small(), materialize).await.map(drop)
+            }
             _ => {
                 // What is no longer kept may be gone before that is acknowledged.
                 let keep = known.borrow_mut().acknowledged.next_keep(&mut rng);

@@ -8,7 +8,7 @@ use runtime::io::Options as Core;
 use storage::entry::OwnedEntry;
 use storage::key::{Chunk, Key};
 use storage::layer::Kind;
-use storage::store::compaction::CompactionOptions;
+use storage::store::compaction::{CompactionOptions, Made};
 use storage::store::{Commit, Options, TimelineStore};
 use storage::version::Version;
 
@@ -50,8 +50,9 @@ async fn write(directory: &Path) {
         let layers = layer.finish().await.expect("finished").into_iter().collect();
         let (flushed_through, catalog) = (Some(Version(round * 100 + 99)), Some(payload(9, round)));
         store.commit(Commit { layers, flushed_through, catalog }).await.expect("committed");
-        let image = async |key: Key, _: Version, _: Vec<OwnedEntry>| {
-            Ok(Some([b"image of ".as_slice(), &key.to_bytes()].concat()))
+        let image = async |key: Key, _: Version, chain: Vec<OwnedEntry>| match &chain[..] {
+            [only] if only.whole => Ok(Made::AsTheyAre),
+            _ => Ok(Made::Whole([b"image of ".as_slice(), &key.to_bytes()].concat())),
         };
         if round % 2 == 0 {
             store.compact(&options, image).await.expect("merged");
