@@ -2,12 +2,15 @@
 
 use std::rc::Rc;
 
-use runtime::executor;
+use pg::lsn::Lsn;
+use pg::wire::replication::POSTGRES_EPOCH_UNIX_MICROS;
+use runtime::{clock, executor};
 use storage::store::scrub::ScrubProgress;
 
-use crate::api::{Attached, Branch, Moment, Problem, Question, Scrub, Writer};
+use crate::api::{Attached, Branch, Lease, Moment, Problem, Question, Scrub, Writer};
 use crate::branches::{self, At, BranchError, Branches, Writing};
 use crate::follower::Follower;
+use crate::leases;
 use crate::time;
 use crate::timeline::Timeline;
 
@@ -58,6 +61,30 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
             let found = branches.ok_or_else(not_ready);
             let found = found.and_then(|branches| moment(&branches, &branch, &at));
             drop(reply.send(found.map_err(problem)));
+        }
+        Question::Leases { branch, reply } => {
+            let found = branches.ok_or_else(not_ready).and_then(|all| all.find(&branch));
+            let leases = |timeline: Rc<Timeline>| {
+                timeline.leases.list().iter().map(|lease| told(&timeline, lease)).collect()
+            };
+            drop(reply.send(found.map(leases).map_err(problem)));
+        }
+        Question::Lease { branch, lsn, holder, seconds, reply } => {
+            let seconds = i64::from(seconds);
+            let until = clock::wall_micros().saturating_add(seconds * 1_000_000);
+            let made = async {
+                let timeline = branches.ok_or_else(not_ready)?.find(&branch)?;
+                let lease = timeline.lease(position(&lsn)?, &holder, until).await?;
+                Ok(told(&timeline, &lease))
+            };
+            drop(reply.send(made.await.map_err(problem)));
+        }
+        Question::EndLease { branch, lsn, holder, reply } => {
+            let ended = async {
+                let timeline = branches.ok_or_else(not_ready)?.find(&branch)?;
+                timeline.end_lease(position(&lsn)?, &holder).await
+            };
+            drop(reply.send(ended.await.map_err(problem)));
         }
         Question::BeginScrub(reply) => {
             let is_running = follower.scrub.borrow().running;
@@ -130,6 +157,21 @@ async fn scrub(follower: Rc<Follower>) {
     scrub.bytes_done = bytes_total;
     scrub.running = false;
     tracing::info!(bytes = bytes_total, damaged = scrub.damaged.len(), "checksums compared");
+}
+
+fn told(timeline: &Timeline, lease: &leases::Lease) -> Lease {
+    Lease {
+        branch: timeline.name.clone(),
+        lsn: lease.lsn.to_string(),
+        holder: lease.holder.clone(),
+        until: time::format(lease.until - POSTGRES_EPOCH_UNIX_MICROS),
+    }
+}
+
+fn position(text: &str) -> Result<Lsn, BranchError> {
+    text.parse().map_err(|_invalid| {
+        BranchError::Refused(format!("\"{text}\" is not an LSN"), "give one such as 0/16B3748")
+    })
 }
 
 fn not_ready() -> BranchError {

@@ -41,6 +41,20 @@ pub struct Status {
     pub layers: u64,
     #[serde(default)]
     pub layer_bytes: u64,
+    /// Of the layers, those that hold whole pages as of a moment.
+    #[serde(default)]
+    pub image_layers: u64,
+    /// Those that are still to be merged.
+    #[serde(default)]
+    pub level0_layers: u64,
+    /// Bytes of layers written since the start: of new records, and in all.
+    #[serde(default)]
+    pub layer_bytes_flushed: u64,
+    #[serde(default)]
+    pub layer_bytes_written: u64,
+    /// Layers and WAL of all branches.
+    #[serde(default)]
+    pub disk_bytes: u64,
     /// What the layers hold, before compression.
     #[serde(default)]
     pub layer_raw_bytes: u64,
@@ -140,6 +154,16 @@ pub struct Moment {
     pub time: Option<String>,
 }
 
+/// A moment that is kept readable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub branch: String,
+    pub lsn: String,
+    pub holder: String,
+    /// RFC 3339.
+    pub until: String,
+}
+
 /// A check of all checksums, under way or done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scrub {
@@ -154,11 +178,47 @@ pub struct Scrub {
 pub(crate) enum Question {
     Status(Reply<Status>),
     Branches(Reply<Option<Vec<Branch>>>),
-    CreateBranch { name: String, from: String, at: String, reply: Reply<Result<Branch, Problem>> },
-    DeleteBranch { name: String, reply: Reply<Result<(), Problem>> },
-    Attach { name: String, wanted: Attachment, reply: Reply<Result<Attached, Problem>> },
-    Detach { name: String, reply: Reply<Result<Attached, Problem>> },
-    LsnAt { branch: String, at: String, reply: Reply<Result<Moment, Problem>> },
+    CreateBranch {
+        name: String,
+        from: String,
+        at: String,
+        reply: Reply<Result<Branch, Problem>>,
+    },
+    DeleteBranch {
+        name: String,
+        reply: Reply<Result<(), Problem>>,
+    },
+    Attach {
+        name: String,
+        wanted: Attachment,
+        reply: Reply<Result<Attached, Problem>>,
+    },
+    Detach {
+        name: String,
+        reply: Reply<Result<Attached, Problem>>,
+    },
+    LsnAt {
+        branch: String,
+        at: String,
+        reply: Reply<Result<Moment, Problem>>,
+    },
+    Leases {
+        branch: String,
+        reply: Reply<Result<Vec<Lease>, Problem>>,
+    },
+    Lease {
+        branch: String,
+        lsn: String,
+        holder: String,
+        seconds: u32,
+        reply: Reply<Result<Lease, Problem>>,
+    },
+    EndLease {
+        branch: String,
+        lsn: String,
+        holder: String,
+        reply: Reply<Result<(), Problem>>,
+    },
     BeginScrub(Reply<Scrub>),
     Scrub(Reply<Scrub>),
 }
@@ -212,6 +272,32 @@ impl Handle {
     /// Which LSN a time (or a restore point) is on a branch.
     pub async fn lsn_at(&self, branch: String, at: String) -> Option<Result<Moment, Problem>> {
         self.ask(|reply| Question::LsnAt { branch, at, reply }).await
+    }
+
+    /// The leases of a branch.
+    pub async fn leases(&self, branch: String) -> Option<Result<Vec<Lease>, Problem>> {
+        self.ask(|reply| Question::Leases { branch, reply }).await
+    }
+
+    /// Keeps a moment of a branch readable for so many seconds from now on.
+    pub async fn lease(
+        &self,
+        branch: String,
+        lsn: String,
+        holder: String,
+        seconds: u32,
+    ) -> Option<Result<Lease, Problem>> {
+        self.ask(|reply| Question::Lease { branch, lsn, holder, seconds, reply }).await
+    }
+
+    /// Ends a lease before its time.
+    pub async fn end_lease(
+        &self,
+        branch: String,
+        lsn: String,
+        holder: String,
+    ) -> Option<Result<(), Problem>> {
+        self.ask(|reply| Question::EndLease { branch, lsn, holder, reply }).await
     }
 
     /// Begins to compare all checksums, unless that is going on already.

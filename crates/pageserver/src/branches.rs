@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use storage::store::TimelineStore;
 
 use crate::attachment::Record;
-use crate::error::Error;
+use crate::error::{Error, PageError};
 use crate::limits::{BRANCH_NAME_BYTES_MAX, BRANCHES_MAX};
 use crate::settings::Settings;
 use crate::time;
@@ -120,8 +120,12 @@ impl Branches {
         let from = self.find(from)?;
         let at = self.lsn_of(&from, at)?;
         self.check(name, &from, at)?;
+        // Until the branch itself keeps it.
+        let _given = from.pin(at).map_err(not_kept)?;
         // Where a compute's own WAL can begin.
-        let at = from.last_record(at).await?.map_or(at, |last| last.end.max(from.oldest()));
+        let end = from.last_record(at).await?.map(|last| last.end.max(from.manifest.end));
+        let at = end.filter(|end| from.check_kept(*end).is_ok()).unwrap_or(at);
+        let _point = from.pin(at).map_err(not_kept)?;
         let _changing = self.begin_change()?;
         let own = self.directory.join(timeline::FOLDER).join(name);
         remove_folder(&own).await?;
@@ -203,15 +207,12 @@ impl Branches {
         if self.timelines.borrow().len() > BRANCHES_MAX {
             return refused(format!("there are {BRANCHES_MAX} branches already"), "delete some");
         }
-        let (oldest, newest) = (from.oldest(), from.ingested());
-        if at < oldest || at > newest {
-            let message = format!(
-                "LSN {at} is not between {oldest} and {newest} of branch \"{}\"",
-                from.name
-            );
+        let newest = from.ingested();
+        if at > newest {
+            let message = format!("LSN {at} is beyond {newest}, the end of \"{}\"", from.name);
             return refused(message, "howdah timeline status shows what is kept");
         }
-        Ok(())
+        from.check_kept(at).map_err(not_kept)
     }
 
     /// One change at a time.
@@ -271,6 +272,10 @@ impl At {
             None => At::RestorePoint(text.to_owned()),
         }
     }
+}
+
+fn not_kept(error: PageError) -> BranchError {
+    BranchError::Refused(error.to_string(), "howdah timeline status shows what is kept")
 }
 
 fn unknown(name: &str) -> BranchError {

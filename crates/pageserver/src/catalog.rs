@@ -13,11 +13,11 @@ use pg::lsn::Lsn;
 use pg::oid::Oid;
 
 use crate::bytes::{Reader, Writer};
-use crate::history::{History, Origin, read_tag, write_tag};
+use crate::history::{History, Origin, is_asked_for, read_tag, write_tag};
 use crate::limits::{MARK_INTERVAL_MICROS, RESTORE_POINT_NAME_BYTES_MAX, RESTORE_POINTS_MAX};
 
-/// First byte of a written catalog.
-const FORMAT: u64 = 1;
+/// First byte of a written catalog. Format 1 had nothing forgotten.
+const FORMAT: u64 = 2;
 /// Memory that a fork costs beside its history's events.
 const FORK_OVERHEAD: usize = 160;
 
@@ -34,6 +34,9 @@ pub struct Catalog {
     /// Commits, at most one for each [`MARK_INTERVAL_MICROS`].
     marks: Vec<Mark>,
     restore_points: Vec<RestorePoint>,
+    /// Forks that ceased to be up to here may be forgotten. What is stored up to here under the key of a fork that is not
+    /// known is of such a one.
+    forgotten_through: Lsn,
     ancestor: Option<Ancestor>,
     memory: usize,
 }
@@ -75,6 +78,9 @@ impl Catalog {
 
     /// Blocks of a fork as of `lsn`, or `None` if it does not exist then.
     pub fn blocks_at(&self, tag: RelTag, lsn: Lsn) -> Option<u32> {
+        if let Some(ancestor) = self.ancestor_at(lsn) {
+            return ancestor.borrow().blocks_at(tag, lsn);
+        }
         match (self.forks.get(&tag), &self.ancestor) {
             (Some(history), _) => history.blocks_at(lsn),
             (None, Some(Ancestor { catalog, at })) => catalog.borrow().blocks_at(tag, lsn.min(*at)),
@@ -89,6 +95,9 @@ impl Catalog {
 
     /// Where the content of a block as of `lsn` begins.
     pub fn origin(&self, tag: RelTag, block: u32, lsn: Lsn) -> Origin {
+        if let Some(ancestor) = self.ancestor_at(lsn) {
+            return ancestor.borrow().origin(tag, block, lsn);
+        }
         match (self.forks.get(&tag), &self.ancestor) {
             (Some(history), _) => history.origin(block, lsn),
             (None, Some(Ancestor { catalog, at })) => {
@@ -109,7 +118,15 @@ impl Catalog {
         self.forks_between(node(0).fork(Fork::Main), node(u32::MAX).fork(Fork::Init), Lsn::MAX)
     }
 
+    /// Whose affair a moment up to the branch point is: what is known of it here may be less.
+    fn ancestor_at(&self, lsn: Lsn) -> Option<&Rc<RefCell<Catalog>>> {
+        self.ancestor.as_ref().filter(|ancestor| lsn <= ancestor.at).map(|found| &found.catalog)
+    }
+
     fn forks_between(&self, first: RelTag, last: RelTag, lsn: Lsn) -> BTreeMap<RelTag, u32> {
+        if let Some(ancestor) = self.ancestor_at(lsn) {
+            return ancestor.borrow().forks_between(first, last, lsn);
+        }
         let mut found = match &self.ancestor {
             Some(Ancestor { catalog, at }) => {
                 catalog.borrow().forks_between(first, last, lsn.min(*at))
@@ -130,7 +147,10 @@ impl Catalog {
         let history = match self.forks.entry(tag) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => {
-                let inherited = inherited(self.ancestor.as_ref(), tag);
+                let inherited = inherited(self.ancestor.as_ref(), tag).unwrap_or_else(|| {
+                    let own = self.forgotten_through;
+                    History::after_forgotten(own.max(forgotten(self.ancestor.as_ref())))
+                });
                 self.memory += FORK_OVERHEAD + inherited.memory();
                 place.insert(inherited)
             }
@@ -218,22 +238,48 @@ impl Catalog {
         })
     }
 
-    /// Forgets what only reads before `cutoff` could ask for.
-    pub fn forget_before(&mut self, cutoff: Lsn) {
+    /// Forgets what only reads before `cutoff` could ask for that are not at one of `pins` (sorted).
+    pub fn forget_before(&mut self, cutoff: Lsn, pins: &[Lsn]) {
         let mut memory = 0;
-        self.forks.retain(|_tag, history| {
-            history.forget_before(cutoff);
+        let (ancestor, forgotten_through) = (self.ancestor.as_ref(), &mut self.forgotten_through);
+        self.forks.retain(|tag, history| {
+            if let Some(gone) = history.is_gone(cutoff, pins)
+                && inherited(ancestor, *tag).is_none()
+            {
+                *forgotten_through = gone.max(*forgotten_through);
+                return false;
+            }
+            history.forget_before(cutoff, pins);
             memory += FORK_OVERHEAD + history.memory();
             true
         });
         // One mark before the cutoff stays: it is the answer for times just after it.
         let marks = self.marks.partition_point(|mark| mark.lsn <= cutoff);
         self.marks.drain(..marks.saturating_sub(1));
-        self.restore_points.retain(|point| point.at.lsn >= cutoff);
+        let is_kept = |lsn: Lsn| is_asked_for(lsn, Lsn(lsn.0.saturating_add(1)), cutoff, pins);
+        self.restore_points.retain(|point| is_kept(point.at.lsn));
         memory += self.marks.len() * size_of::<Mark>();
         let points = self.restore_points.iter();
         memory += points.map(|point| size_of::<RestorePoint>() + point.name.len()).sum::<usize>();
         self.memory = memory;
+    }
+
+    /// Moments, besides `pins` and those from `cutoff` on, at which pages are read nevertheless: databases that can be
+    /// seen were copied from others as of then (`CREATE DATABASE … STRATEGY file_copy`), and their pages are read there.
+    pub fn copy_sources(&self, cutoff: Lsn, pins: &[Lsn]) -> Vec<Lsn> {
+        let mut copies: Vec<_> = self.forks.values().flat_map(History::copies).collect();
+        // What was copied may be a copy itself, of an earlier moment: the latest first.
+        copies.sort_unstable_by(|one, other| other.cmp(one));
+        copies.dedup();
+        let mut asked_for = pins.to_vec();
+        let mut sources = Vec::new();
+        for (from, until) in copies {
+            if is_asked_for(from, until, cutoff, &asked_for) && sources.last() != Some(&from) {
+                asked_for.insert(asked_for.partition_point(|pin| *pin < from), from);
+                sources.push(from);
+            }
+        }
+        sources
     }
 
     /// Bytes of memory in use, by our own count; the ancestor's not among them.
@@ -250,6 +296,7 @@ impl Catalog {
     pub fn to_bytes(&self, upto: Lsn) -> Vec<u8> {
         let mut out = Writer::default();
         out.number(FORMAT);
+        out.number(self.forgotten_through.0);
         out.number(self.forks.len() as u64);
         for (&tag, history) in &self.forks {
             write_tag(tag, &mut out);
@@ -282,9 +329,11 @@ impl Catalog {
         let ancestor = ancestor.map(|(catalog, at)| Ancestor { catalog, at });
         let mut catalog = Catalog { ancestor, ..Catalog::default() };
         let mut input = Reader(bytes);
-        if input.number()? != FORMAT {
-            return None;
-        }
+        catalog.forgotten_through = match input.number()? {
+            1 => Lsn::INVALID,
+            FORMAT => Lsn(input.number()?),
+            _ => return None,
+        };
         for _ in 0..input.count()? {
             let tag = read_tag(&mut input)?;
             let history = History::read(&mut input)?;
@@ -308,10 +357,19 @@ impl Catalog {
     }
 }
 
-fn inherited(ancestor: Option<&Ancestor>, tag: RelTag) -> History {
-    ancestor
-        .and_then(|Ancestor { catalog, at }| Some(catalog.borrow().history(tag)?.upto(*at)))
-        .unwrap_or_default()
+/// What a branch goes on from: the fork as of the branch point.
+fn inherited(ancestor: Option<&Ancestor>, tag: RelTag) -> Option<History> {
+    let Ancestor { catalog, at } = ancestor?;
+    let mut history = catalog.borrow().history(tag)?.upto(*at);
+    history.forget_before(*at, &[]);
+    Some(history)
+}
+
+/// Up to where a branch's ancestors have forgotten forks.
+fn forgotten(ancestor: Option<&Ancestor>) -> Lsn {
+    let Some(Ancestor { catalog, at }) = ancestor else { return Lsn::INVALID };
+    let catalog = catalog.borrow();
+    catalog.forgotten_through.max(forgotten(catalog.ancestor.as_ref())).min(*at)
 }
 
 fn write_mark(mark: Mark, out: &mut Writer) {

@@ -31,8 +31,6 @@ pub enum Error {
     Refused { message: String, hint: &'static str },
     /// A file of ours is damaged.
     Damaged(String),
-    /// The WAL directory has reached its configured size.
-    WalLimit { limit: u64 },
 }
 
 impl Error {
@@ -48,7 +46,7 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Error::File { .. } | Error::Connection { .. } | Error::Server { .. } => true,
-            Error::Protocol(_) | Error::StreamEnded | Error::WalLimit { .. } => true,
+            Error::Protocol(_) | Error::StreamEnded => true,
             Error::Behind { .. } | Error::TimelineEnded => true,
             Error::Refused { .. } | Error::Damaged(_) => false,
         }
@@ -75,7 +73,6 @@ impl Error {
                 "if the slot was dropped, start with an empty directory to take a new base backup",
             ),
             Error::Refused { hint, .. } => Some(hint),
-            Error::WalLimit { .. } => Some("raise pageserver.wal_bytes_max"),
             Error::Damaged(_) => Some("start with an empty directory to take a new base backup"),
             _ => None,
         }
@@ -105,9 +102,6 @@ impl fmt::Display for Error {
                 )
             }
             Error::Refused { message, .. } | Error::Damaged(message) => f.write_str(message),
-            Error::WalLimit { limit } => {
-                write!(f, "the WAL directory has reached its limit of {limit} bytes")
-            }
         }
     }
 }
@@ -133,6 +127,11 @@ pub enum PageError {
     TooOld {
         requested: Lsn,
         oldest: Lsn,
+    },
+    /// The LSN lies before what is kept.
+    Forgotten {
+        requested: Lsn,
+        horizon: Lsn,
     },
     /// There is no base backup yet.
     NotReady,
@@ -177,9 +176,9 @@ impl PageError {
     pub fn sqlstate(&self) -> SqlState {
         match self {
             PageError::NotYet { .. } | PageError::NotReady => SqlState::CANNOT_CONNECT_NOW,
-            PageError::TooOld { .. } | PageError::BeyondEnd { .. } => {
-                SqlState::INVALID_PARAMETER_VALUE
-            }
+            PageError::TooOld { .. }
+            | PageError::Forgotten { .. }
+            | PageError::BeyondEnd { .. } => SqlState::INVALID_PARAMETER_VALUE,
             PageError::NoBranch { .. } => SqlState::INVALID_CATALOG_NAME,
             PageError::NoRelation { .. } => SqlState::UNDEFINED_TABLE,
             PageError::NotLogged { .. } | PageError::Unsupported { .. } => {
@@ -196,6 +195,9 @@ impl PageError {
         match self {
             PageError::Unsupported { why, .. } => report.with_detail(why.clone()),
             PageError::NotReady => report.with_hint("the base backup is still being taken"),
+            PageError::Forgotten { .. } => report.with_hint(
+                "pageserver.retention_seconds and pageserver.retention_bytes say how much is kept",
+            ),
             _ => report,
         }
     }
@@ -209,6 +211,9 @@ impl fmt::Display for PageError {
             }
             PageError::TooOld { requested, oldest } => {
                 write!(f, "LSN {requested} is older than the base backup, which begins at {oldest}")
+            }
+            PageError::Forgotten { requested, horizon } => {
+                write!(f, "LSN {requested} is not kept any more: what is kept begins at {horizon}")
             }
             PageError::NotReady => f.write_str("there is no base backup yet"),
             PageError::NoBranch { branch } => write!(f, "there is no branch \"{branch}\""),

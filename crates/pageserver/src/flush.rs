@@ -18,9 +18,21 @@ use storage::version::Version;
 
 use crate::error::Error;
 use crate::index::Effect;
-use crate::limits::{FLUSH_KEYS_AT_ONCE, WAL_WRITE_BYTES_MAX};
+use crate::limits::{FLUSH_KEYS_AT_ONCE, LEVEL0_LAYERS_MAX, WAL_WRITE_BYTES_MAX};
 use crate::payload;
 use crate::timeline::Timeline;
+
+/// Why no more WAL may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// So much waits to be written to layers, or to be merged there: memory, the time of the next start and that of reads
+    /// depend on it.
+    Layers,
+    /// `wal_bytes_max`.
+    Wal { limit: u64 },
+    /// `disk_bytes_max`.
+    Disk,
+}
 
 impl Timeline {
     /// Whether enough has come together to write it to the store.
@@ -29,19 +41,33 @@ impl Timeline {
             return false;
         }
         let wal_bytes = self.ingested().bytes_since(self.flushed());
+        let is_short = matches!(self.shortage(), Some(Shortage::Wal { .. } | Shortage::Disk));
         wal_bytes >= self.checkpoint_bytes
+            || is_short && wal_bytes > 0
             || self.level0.borrow().newer_memory() > self.index_memory_max / 4
     }
 
-    /// Whether so much waits to be written that no more may come in: memory and the time of the next start
-    /// depend on it.
-    pub fn is_full(&self) -> bool {
+    /// Why no more WAL may come in, if that is so. What has been taken in can be written to layers then.
+    pub fn shortage(&self) -> Option<Shortage> {
         if !self.is_at_rest() {
-            return false;
+            return None;
         }
         let wal_bytes = self.ingested().bytes_since(self.flushed());
-        wal_bytes >= self.checkpoint_bytes.saturating_mul(3)
+        let (limit, next) = (self.wal_bytes_max, WAL_WRITE_BYTES_MAX as u64);
+        if limit != 0 && self.wal.bytes() + next > limit {
+            return Some(Shortage::Wal { limit });
+        }
+        if self.disk_is_full.get() {
+            return Some(Shortage::Disk);
+        }
+        let is_full = wal_bytes >= self.checkpoint_bytes.saturating_mul(3)
             || self.level0.borrow().memory() > self.index_memory_max
+            || self.store.stats().level0_layers >= LEVEL0_LAYERS_MAX;
+        is_full.then_some(Shortage::Layers)
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.shortage().is_some()
     }
 
     /// Whether all WAL up to the end of the last record is here. After a switch to the next segment, the unused rest of

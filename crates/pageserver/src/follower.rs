@@ -9,13 +9,15 @@ use std::rc::Rc;
 use pg::lsn::Lsn;
 use runtime::fs;
 
-use crate::api::{Backup, Phase, Scrub, Status};
+use crate::api::{Backup, Phase, Problem, Scrub, Status};
 use crate::basebackup::{self, Cluster};
 use crate::branches::Branches;
 use crate::connection::{Connection, Login};
 use crate::error::Error;
+use crate::flush::Shortage;
 use crate::ingest;
 use crate::link::Link;
+use crate::maintenance;
 use crate::manifest;
 use crate::settings::Settings;
 use crate::timeline::{MAIN, Timeline};
@@ -166,28 +168,47 @@ impl Follower {
             status.error = writing.problem;
         }
         fill(&mut status, &timeline, writing.server_end);
+        status.disk_bytes = maintenance::disk_bytes(&branches);
+        let limit = self.settings.disk_bytes_max;
+        status.error = status.error.or_else(|| shortage(&timeline, limit));
         status
     }
+}
+
+/// That a limit keeps WAL from coming in, if one does.
+fn shortage(timeline: &Timeline, disk_bytes_max: u64) -> Option<Problem> {
+    let (what, key, limit) = match timeline.shortage()? {
+        Shortage::Layers => return None,
+        Shortage::Wal { limit } => ("received WAL has", "wal_bytes_max", limit),
+        Shortage::Disk => ("WAL and layers have", "disk_bytes_max", disk_bytes_max),
+    };
+    let message =
+        format!("{what} reached pageserver.{key} ({limit} bytes): no more WAL is taken in");
+    Some(Problem { message, hint: Some("raise the limit, or keep less history".to_owned()) })
 }
 
 fn fill(status: &mut Status, timeline: &Timeline, server_end: Lsn) {
     let ingested = timeline.ingested();
     status.system_identifier = Some(timeline.manifest.system_identifier.to_string());
     status.timeline = Some(timeline.postgres_timeline());
-    status.oldest_lsn = Some(timeline.manifest.end.to_string());
+    status.oldest_lsn = Some(timeline.oldest().to_string());
     status.flushed_lsn = Some(timeline.durable().to_string());
     status.ingested_lsn = Some(ingested.to_string());
     if server_end.is_valid() {
         status.server_lsn = Some(server_end.to_string());
         status.lag_bytes = server_end.bytes_since(ingested);
     }
-    status.wal_bytes = timeline.durable().bytes_since(timeline.manifest.start);
+    status.wal_bytes = timeline.wal.bytes();
     status.index_memory_bytes = timeline.memory() as u64;
     status.page_cache_bytes = timeline.pages.borrow().bytes() as u64;
     status.forks = timeline.catalog.borrow().forks() as u64;
     status.layered_lsn = Some(timeline.flushed().to_string());
     let stats = timeline.store.stats();
     status.layers = stats.layers;
+    status.image_layers = stats.image_layers;
+    status.level0_layers = stats.level0_layers;
+    status.layer_bytes_flushed = stats.flushed_bytes;
+    status.layer_bytes_written = stats.written_bytes;
     status.layer_bytes = stats.bytes;
     status.layer_raw_bytes = stats.raw_bytes;
     let counters = timeline.counters.borrow();

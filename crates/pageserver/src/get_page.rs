@@ -35,7 +35,10 @@ impl Timeline {
         if block >= blocks {
             return Err(PageError::BeyondEnd { tag, block, blocks, lsn });
         }
-        Build { timeline: self, tag, block }.run(lsn, CLONE_DEPTH_MAX).await
+        let page = Build { timeline: self, tag, block }.run(lsn, CLONE_DEPTH_MAX).await;
+        // Whatever came of it, if some of it was removed meanwhile it means nothing.
+        self.check_kept(lsn)?;
+        page
     }
 
     /// A page of `pg_xact` as of `lsn`; `None` if there is none.
@@ -85,19 +88,15 @@ fn failure(page: String, error: &std::io::Error) -> PageError {
 
 /// One block being rebuilt.
 #[derive(Clone, Copy)]
-struct Build<'t> {
-    timeline: &'t Timeline,
-    tag: RelTag,
-    block: u32,
+pub(crate) struct Build<'t> {
+    pub(crate) timeline: &'t Timeline,
+    pub(crate) tag: RelTag,
+    pub(crate) block: u32,
 }
 
 impl Build<'_> {
     async fn run(self, lsn: Lsn, depth: u32) -> Result<Rc<Page>, PageError> {
-        let origin = self.timeline.catalog.borrow().origin(self.tag, self.block, lsn);
-        let born = match origin {
-            Origin::Base { .. } => Lsn::INVALID,
-            Origin::Zero(at) | Origin::Copy(_, at) => at,
-        };
+        let (origin, born) = self.origin_at(lsn);
         // A version at hand is of use if the block was not cut off and made anew since.
         let cached = self.timeline.pages.borrow_mut().get(self.tag, self.block, lsn);
         let cached = cached.filter(|(_, as_of)| *as_of > born);
@@ -111,22 +110,59 @@ impl Build<'_> {
             Some((page, _)) => Box::new(*page),
             None => self.origin(origin, depth).await?,
         };
-        for (count, version) in versions.iter().enumerate() {
-            if count % REDO_RECORDS_AT_ONCE == REDO_RECORDS_AT_ONCE - 1 {
-                executor::yield_now().await;
-            }
-            self.apply(version, &mut page).await?;
-        }
-        if self.timeline.manifest.data_checksums && !is_new(&page) {
-            let sum = checksum::checksum(&page, self.block);
-            pg::page::Page::new(&mut page).set_checksum(sum);
-        }
+        self.redo_all(&versions, &mut page).await?;
         let page: Rc<Page> = page.into();
-        if let Some(newest) = versions.last() {
+        // What was read of an old moment while the horizon passed it may be anything.
+        if let Some(newest) = versions.last()
+            && self.timeline.check_kept(lsn).is_ok()
+        {
             let mut pages = self.timeline.pages.borrow_mut();
             pages.put(self.tag, self.block, newest.lsn, Rc::clone(&page));
         }
         Ok(page)
+    }
+
+    /// Brings the page up to the last of its versions.
+    async fn redo_all(self, versions: &[Version], page: &mut Box<Page>) -> Result<(), PageError> {
+        for (count, version) in versions.iter().enumerate() {
+            if count % REDO_RECORDS_AT_ONCE == REDO_RECORDS_AT_ONCE - 1 {
+                executor::yield_now().await;
+            }
+            self.apply(version, page).await?;
+        }
+        if self.timeline.manifest.data_checksums && !is_new(page) {
+            let sum = checksum::checksum(page, self.block);
+            pg::page::Page::new(page).set_checksum(sum);
+        }
+        Ok(())
+    }
+
+    /// The page as of the last of some of its versions, which are those of one timeline since the block was `born`; what
+    /// came before them is its ancestor's, or where the block comes from.
+    pub(crate) async fn of_versions(
+        self,
+        versions: &[Version],
+        (origin, born): (Origin, Lsn),
+    ) -> Result<Box<Page>, PageError> {
+        let mut page = match &self.timeline.ancestor {
+            _ if versions.first().is_some_and(|first| first.whole) => zeroes(),
+            Some((ancestor, left)) if *left > born => {
+                let before = Build { timeline: ancestor, ..self };
+                Box::new(*Box::pin(before.run(*left, CLONE_DEPTH_MAX)).await?)
+            }
+            _ => self.origin(origin, CLONE_DEPTH_MAX).await?,
+        };
+        self.redo_all(versions, &mut page).await?;
+        Ok(page)
+    }
+
+    /// Where the content of the block as of `lsn` begins, and after which LSN records count.
+    pub(crate) fn origin_at(self, lsn: Lsn) -> (Origin, Lsn) {
+        let origin = self.timeline.catalog.borrow().origin(self.tag, self.block, lsn);
+        match origin {
+            Origin::Base { .. } => (origin, Lsn::INVALID),
+            Origin::Zero(at) | Origin::Copy(_, at) => (origin, at),
+        }
     }
 
     /// The page before its first version of its own.

@@ -131,17 +131,39 @@ impl History {
         }
     }
 
-    /// Forgets sizes that nobody can ask for any more, those before `lsn`. Where blocks begin is kept:
-    /// what is stored of an earlier life of a block must not come back.
-    pub fn forget_before(&mut self, lsn: Lsn) {
-        // The size as of `lsn` is the last event at or below it; it has to stay.
-        let known = self.sizes.partition_point(|size| size.lsn <= lsn);
-        self.sizes.drain(..known.saturating_sub(1));
+    /// Forgets sizes that nobody can ask for any more: those that held at no pin (sorted) and not at `cutoff` or later.
+    /// Where blocks begin is kept: what is stored of an earlier life of a block must not come back.
+    pub fn forget_before(&mut self, cutoff: Lsn, pins: &[Lsn]) {
+        let ends = self.sizes.iter().skip(1).map(|size| size.lsn).chain([Lsn::MAX]);
+        let ends: Vec<Lsn> = ends.collect();
+        let mut number = 0;
+        self.sizes.retain(|size| {
+            number += 1;
+            ends.get(number - 1).is_none_or(|end| is_asked_for(size.lsn, *end, cutoff, pins))
+        });
     }
 
-    /// Whether nothing is there and nothing has been since `lsn`.
-    pub fn is_gone_since(&self, lsn: Lsn) -> bool {
-        self.blocks().is_none() && self.sizes.last().is_none_or(|last| last.lsn <= lsn)
+    /// Since when nothing is there, if that is so for everybody who can ask.
+    pub fn is_gone(&self, cutoff: Lsn, pins: &[Lsn]) -> Option<Lsn> {
+        let last = self.sizes.last().filter(|last| last.blocks.is_none() && last.lsn <= cutoff)?;
+        pins.iter().all(|pin| self.blocks_at(*pin).is_none()).then_some(last.lsn)
+    }
+
+    /// A fork of which all was forgotten that there may have been up to `lsn`.
+    pub fn after_forgotten(lsn: Lsn) -> History {
+        let forgotten = Reset { lsn, first: 0, source: None };
+        let resets = if lsn.is_valid() { vec![forgotten] } else { Vec::new() };
+        History { resets, ..History::default() }
+    }
+
+    /// The copies of other forks in it: since when each is one, and until when.
+    pub fn copies(&self) -> impl Iterator<Item = (Lsn, Lsn)> {
+        let copies = self.resets.iter().enumerate().filter(|(_, reset)| reset.source.is_some());
+        copies.map(|(number, copy)| {
+            let mut later = self.resets[number + 1..].iter();
+            let end = later.find(|reset| reset.first == 0).map_or(Lsn::MAX, |reset| reset.lsn);
+            (copy.lsn, end)
+        })
     }
 
     /// Appends the history to what is written.
@@ -193,6 +215,13 @@ impl History {
             _ => self.sizes.push(Size { lsn, blocks }),
         }
     }
+}
+
+/// Whether somebody can ask for a moment from `from` on and before `until`: at one of the pins (sorted), or not before
+/// `cutoff`.
+pub fn is_asked_for(from: Lsn, until: Lsn, cutoff: Lsn, pins: &[Lsn]) -> bool {
+    let pin = pins.get(pins.partition_point(|pin| *pin < from));
+    until > cutoff || pin.is_some_and(|pin| *pin < until)
 }
 
 fn write_source(source: Option<RelTag>, out: &mut Writer) {
@@ -266,27 +295,39 @@ mod tests {
     }
 
     #[test]
-    fn forgotten_sizes_change_nothing_after_them() {
+    fn forgotten_sizes_change_nothing_that_one_can_ask_for() {
         let all = eventful();
-        for cutoff in 0..60 {
+        for (cutoff, pin) in (0..60).flat_map(|cutoff| (0..60).map(move |pin| (cutoff, pin))) {
             let mut shorter = all.clone();
-            shorter.forget_before(Lsn(cutoff));
-            for at in cutoff..60 {
-                assert_eq!(
-                    shorter.blocks_at(Lsn(at)),
-                    all.blocks_at(Lsn(at)),
-                    "{at} from {cutoff}"
-                );
-                assert_eq!(
-                    shorter.origin(3, Lsn(at)),
-                    all.origin(3, Lsn(at)),
-                    "{at} from {cutoff}"
-                );
+            shorter.forget_before(Lsn(cutoff), &[Lsn(pin)]);
+            for at in (cutoff..60).chain([pin]) {
+                let says =
+                    |history: &History| (history.blocks_at(Lsn(at)), history.origin(3, Lsn(at)));
+                assert_eq!(says(&shorter), says(&all), "{at}, from {cutoff} on and at {pin}");
             }
         }
-        assert!(!all.is_gone_since(Lsn::MAX));
-        assert!(all.upto(Lsn(30)).is_gone_since(Lsn(30)));
-        assert!(!all.upto(Lsn(30)).is_gone_since(Lsn(29)));
+        let mut shorter = all.clone();
+        shorter.forget_before(Lsn(55), &[Lsn(25)]);
+        assert_eq!((all.sizes.len(), shorter.sizes.len()), (5, 2), "and others are gone");
+    }
+
+    #[test]
+    fn is_gone_only_if_nobody_can_see_it() {
+        let gone = eventful().upto(Lsn(30));
+        assert_eq!(eventful().is_gone(Lsn::MAX, &[]), None, "it is there again");
+        assert_eq!(gone.is_gone(Lsn(30), &[]), Some(Lsn(30)));
+        assert_eq!(gone.is_gone(Lsn(30), &[Lsn(30), Lsn(77)]), Some(Lsn(30)));
+        assert_eq!(gone.is_gone(Lsn(29), &[]), None);
+        assert_eq!(gone.is_gone(Lsn(60), &[Lsn(29)]), None);
+    }
+
+    #[test]
+    fn knows_from_when_to_when_it_is_a_copy() {
+        let mut history = eventful();
+        assert_eq!(history.copies().collect::<Vec<_>>(), [(Lsn(40), Lsn::MAX)]);
+        history.truncate(Lsn(60), 1);
+        history.drop(Lsn(70));
+        assert_eq!(history.copies().collect::<Vec<_>>(), [(Lsn(40), Lsn(70))]);
     }
 
     #[test]

@@ -94,6 +94,18 @@ pub const BRANCHES_MAX: usize = 10_000;
 /// Longest name of a branch: it is the name of a folder, and of a database in a connection.
 pub const BRANCH_NAME_BYTES_MAX: usize = 60;
 
+/// Leases of one timeline: each is a moment whose pages stay.
+pub const LEASES_MAX: usize = 1000;
+/// Longest lease: who wants more renews it.
+pub const LEASE_SECONDS_MAX: i64 = 366 * 24 * 3600;
+pub const LEASE_HOLDER_BYTES_MAX: usize = 64;
+/// Whoever waits for room looks so often whether there is some.
+pub const ROOM_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Steps of maintenance in one timeline before the next has its turn.
+pub const STEPS_AT_ONCE: usize = 16;
+/// Layers that are not merged yet, each of which a cold read looks into, after which no more WAL comes in.
+pub const LEVEL0_LAYERS_MAX: u64 = 64;
+
 /// Keys written to the store before other tasks of the core have a turn.
 pub const FLUSH_KEYS_AT_ONCE: usize = 256;
 /// Pages of a base backup gathered, and sorted, before they are written as one layer: 64 MiB.

@@ -38,17 +38,12 @@ pub struct Intake {
 
 impl Intake {
     /// Goes on where `ingest` is.
-    pub async fn new(
-        timeline: &Timeline,
-        ingest: Ingest,
-        settings: &Settings,
-    ) -> Result<Intake, Error> {
-        let writer = WalWriter::new(timeline.wal_layout.clone(), settings.wal_bytes_max).await?;
-        Ok(Intake { writer, ingest })
+    pub fn new(timeline: &Timeline, ingest: Ingest) -> Intake {
+        Intake { writer: WalWriter::new(timeline.wal_layout.clone()), ingest }
     }
 
     /// Goes on at the durable end; what there is of a record behind the last whole one is taken in again.
-    pub async fn resume(timeline: &Timeline, settings: &Settings) -> Result<Intake, Error> {
+    pub async fn resume(timeline: &Timeline) -> Result<Intake, Error> {
         let (start, end) = (timeline.ingested(), timeline.durable());
         if start > end {
             // The unused rest of a segment after a switch: zeroes, here as there.
@@ -62,7 +57,7 @@ impl Intake {
             let wal = read.map_err(|source| Error::file("read WAL in", directory, source))?;
             ingest.feed(timeline, &wal)?;
         }
-        Intake::new(timeline, ingest, settings).await
+        Ok(Intake::new(timeline, ingest))
     }
 
     /// Whether the server's WAL goes on behind the timeline's last whole record; nothing of it is taken in.

@@ -13,7 +13,9 @@ use pg::wal::segment::{PAGE_BYTES, SegmentName};
 use runtime::clock;
 
 use crate::error::PageError;
+use crate::retention::Pin;
 use crate::timeline::Timeline;
+use crate::wal_store::Hold;
 
 pub mod base_directory;
 pub mod cluster_state;
@@ -25,19 +27,22 @@ use cluster_state::ClusterState;
 /// A cluster as of one moment.
 pub struct Moment {
     pub timeline: Rc<Timeline>,
-    /// Pages are read as of here: the end of the last record.
+    /// Pages are read as of here. The last record ends at `state.end`, which may lie before and may not be readable any more.
     pub lsn: Lsn,
     pub state: ClusterState,
     pub base: BaseDirectory,
     pub image: BootImage,
     /// Received WAL reaches back to here.
     received_from: Lsn,
+    /// It stays readable, and its WAL on disk.
+    _kept: (Pin, Hold),
 }
 
 impl Moment {
     /// The moment of the last record that ends at or before `lsn`, which [`Timeline::lsn_for`] has
     /// approved.
     pub async fn of(timeline: Rc<Timeline>, lsn: Lsn) -> Result<Moment, PageError> {
+        let kept = (timeline.pin(lsn)?, timeline.wal.hold(Lsn::INVALID));
         let base = BaseDirectory::open(&timeline).await?;
         let state = ClusterState::as_of(&timeline, &base, lsn).await?;
         let received_from = oldest_wal(&timeline).await?;
@@ -63,7 +68,10 @@ impl Moment {
                 return Err(cannot(state.end, &what));
             }
         }
-        Ok(Moment { lsn: state.end, timeline, state, base, image, received_from })
+        let mut moment = Moment { lsn, timeline, state, base, image, received_from, _kept: kept };
+        let wal_start = moment.wal_start();
+        moment._kept.1.advance(wal_start);
+        Ok(moment)
     }
 
     /// Where the segment begins that a server starts from.

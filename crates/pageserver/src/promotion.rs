@@ -106,7 +106,7 @@ async fn switch(timeline: &Timeline, next: u32, left: Lsn, content: &[u8]) -> Re
     // The new timeline's file has the old one's bytes, as Postgres' own has. Whatever is there of an earlier try is
     // the same.
     let renamed = WalLayout { lineage: Lineage::new(next), ..layout.clone() };
-    let mut writer = WalWriter::new(renamed, 0).await?;
+    let mut writer = WalWriter::new(renamed);
     let mut at = SegmentName::of(next, left, layout.segment_bytes).start();
     while at < left {
         let until = left.min(at + WAL_WRITE_BYTES_MAX as u64);

@@ -10,6 +10,7 @@ use runtime::net::Address;
 use crate::api::Status;
 use crate::error::Error;
 use crate::follower::Follower;
+use crate::maintenance;
 use crate::page_service::PageService;
 use crate::settings::Settings;
 
@@ -41,6 +42,8 @@ impl Server {
         let tasks = vec![
             executor::spawn(async move { follow.run().await }),
             executor::spawn(service.run(listener)),
+            executor::spawn(maintenance::run(Rc::clone(&follower))),
+            executor::spawn(maintenance::watch_disk(Rc::clone(&follower))),
         ];
         tracing::info!(%address, "page service listens");
         Ok(Server { follower, address, tasks })

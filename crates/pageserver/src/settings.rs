@@ -48,8 +48,18 @@ pub struct Settings {
     pub checkpoint_timeout_ms: u64,
     /// Memory for rebuilt pages, in bytes.
     pub page_cache_bytes: usize,
-    /// WAL to keep at most, in bytes; 0 for no limit but the disk's.
+    /// Moments of the last so many seconds can be asked for, and of the last so many bytes of WAL: what is older by either
+    /// is let go, except at branch points and leases. 0: no limit.
+    pub retention_seconds: u64,
+    pub retention_bytes: u64,
+    /// Received WAL that stays on disk although all of it is in layers, in bytes, for those who come back to receive it.
+    pub wal_keep_bytes: u64,
+    /// WAL to keep at most, in bytes; 0 for no limit but the disk's. At the limit no more comes in.
     pub wal_bytes_max: u64,
+    /// The same of WAL and layers together. Making room may take somewhat more for a while.
+    pub disk_bytes_max: u64,
+    /// How often the page server looks for what can go, in milliseconds.
+    pub collection_interval_ms: u64,
     /// A request for an LSN that has not arrived waits this long, in milliseconds.
     pub wait_lsn_timeout_ms: u64,
     /// Longest pause between status messages to Postgres, in milliseconds.
@@ -77,7 +87,12 @@ impl Default for Settings {
             checkpoint_bytes: 64 << 20,
             checkpoint_timeout_ms: 600_000,
             page_cache_bytes: 64 << 20,
+            retention_seconds: 7 * 24 * 3600,
+            retention_bytes: 0,
+            wal_keep_bytes: 1 << 30,
             wal_bytes_max: 0,
+            disk_bytes_max: 0,
+            collection_interval_ms: 10_000,
             wait_lsn_timeout_ms: 10_000,
             status_interval_ms: 10_000,
         }
@@ -91,6 +106,10 @@ impl Settings {
 
     pub fn checkpoint_timeout(&self) -> Duration {
         Duration::from_millis(self.checkpoint_timeout_ms)
+    }
+
+    pub fn collection_interval(&self) -> Duration {
+        Duration::from_millis(self.collection_interval_ms)
     }
 
     pub fn status_interval(&self) -> Duration {
@@ -111,6 +130,9 @@ impl Settings {
         }
         if self.checkpoint_bytes < 1 << 20 {
             return Err("pageserver.checkpoint_bytes: must be at least 1048576".to_owned());
+        }
+        if self.collection_interval_ms == 0 {
+            return Err("pageserver.collection_interval_ms: must be above 0".to_owned());
         }
         if self.checkpoint_timeout_ms == 0 {
             return Err("pageserver.checkpoint_timeout_ms: must be above 0".to_owned());

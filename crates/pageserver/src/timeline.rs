@@ -4,6 +4,7 @@
 //! ever answered. `flushed` never exceeds it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -18,10 +19,12 @@ use crate::catalog::Catalog;
 use crate::error::{Error, PageError};
 use crate::index::Index;
 use crate::ingest::Counters;
+use crate::leases::Leases;
 use crate::limits::PAGE_BYTES;
 use crate::lineage::Lineage;
 use crate::manifest::Manifest;
 use crate::page_cache::PageCache;
+use crate::retention::{Pin, Pins};
 use crate::settings::Settings;
 use crate::wal_store::{self, WalLayout, WalReader};
 use crate::watch::Watch;
@@ -53,6 +56,20 @@ pub struct Timeline {
     pub(crate) flushed: Watch,
     /// End of what is being written to the store.
     pub(crate) set_aside: Cell<Lsn>,
+    /// Earlier moments may be gone, unless they are pinned: see [`crate::retention`].
+    pub(crate) horizon: Cell<Lsn>,
+    pub(crate) pins: Rc<Pins>,
+    pub leases: Leases,
+    /// Keeps the branch point readable.
+    _left: Option<Pin>,
+    /// All files together have reached the limit: no more WAL may come in.
+    pub(crate) disk_is_full: Cell<bool>,
+    pub(crate) wal_bytes_max: u64,
+    /// Up to where its layers are as good as they get, and for which horizon and pins they have been collected.
+    pub(crate) settled: Cell<Lsn>,
+    pub(crate) collected: RefCell<(Lsn, Vec<Lsn>)>,
+    /// Pins before the horizon with images as of then where they are worth it.
+    pub(crate) pins_imaged: RefCell<BTreeSet<Lsn>>,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) index_memory_max: usize,
     wait_lsn_timeout: std::time::Duration,
@@ -69,6 +86,7 @@ impl Timeline {
         let own = directory.join(FOLDER).join(MAIN);
         let store = open_store(&own).await?;
         let catalog = read_catalog(&store, &own, None)?;
+        let leases = Leases::open(&own).await?;
         let wal_directory = directory.join(wal_store::FOLDER);
         let made = fs::create_dir_all(&wal_directory).await;
         made.map_err(|source| Error::file("create directory", &wal_directory, source))?;
@@ -78,8 +96,10 @@ impl Timeline {
             segment_bytes: manifest.wal_segment_bytes,
         };
         let flushed = Lsn(store.flushed_through().0).max(manifest.start);
+        wal_layout.remove_before_gap().await?;
         let wal = WalReader::new(wal_layout.clone());
         wal.set_readable(flushed);
+        wal.look().await?;
         let main = Parts {
             name: MAIN.to_owned(),
             directory: directory.to_owned(),
@@ -90,6 +110,7 @@ impl Timeline {
             manifest,
             wal_layout,
             wal: Rc::new(wal),
+            leases,
         };
         Ok(Timeline::new(main, flushed, settings))
     }
@@ -105,14 +126,17 @@ impl Timeline {
         let store = open_store(&own).await?;
         let from = (Rc::clone(&ancestor.catalog), at);
         let catalog = read_catalog(&store, &own, Some(from))?;
+        let leases = Leases::open(&own).await?;
         let flushed = Lsn(store.flushed_through().0).max(at);
         let wal_layout = WalLayout {
             directory: own.join(wal_store::FOLDER),
             lineage: ancestor.wal_layout.lineage.of_branch(at),
             segment_bytes: ancestor.wal_layout.segment_bytes,
         };
+        wal_layout.remove_before_gap().await?;
         let wal = WalReader::of_branch(wal_layout.clone(), Rc::clone(&ancestor.wal), at);
         wal.set_readable(flushed);
+        wal.look().await?;
         let branch = Parts {
             name: name.to_owned(),
             directory: directory.to_owned(),
@@ -123,12 +147,23 @@ impl Timeline {
             wal_layout,
             wal: Rc::new(wal),
             ancestor: Some((ancestor, at)),
+            leases,
         };
         Ok(Timeline::new(branch, flushed, settings))
     }
 
     fn new(parts: Parts, flushed: Lsn, settings: &Settings) -> Timeline {
+        let left = parts.ancestor.as_ref().map(|(ancestor, at)| ancestor.pin_at_start(*at));
         let timeline = Timeline {
+            horizon: Cell::new(Lsn(parts.store.kept_from().0)),
+            pins: Rc::default(),
+            leases: parts.leases,
+            _left: left,
+            disk_is_full: Cell::new(false),
+            wal_bytes_max: settings.wal_bytes_max,
+            settled: Cell::default(),
+            collected: RefCell::default(),
+            pins_imaged: RefCell::default(),
             wal: parts.wal,
             manifest: parts.manifest,
             wal_layout: parts.wal_layout,
@@ -150,6 +185,7 @@ impl Timeline {
         };
         timeline.ingested.raise(flushed.0);
         timeline.flushed.raise(flushed.0);
+        timeline.resume_leases();
         timeline
     }
 
@@ -193,11 +229,6 @@ impl Timeline {
         Lsn(self.flushed.get())
     }
 
-    /// The oldest LSN that can be asked for.
-    pub fn oldest(&self) -> Lsn {
-        self.manifest.end
-    }
-
     /// The index has taken in everything up to `end`.
     pub(crate) fn advance(&self, end: Lsn) {
         self.ingested.raise(end.0);
@@ -212,10 +243,8 @@ impl Timeline {
     /// that it needs has arrived. A client that knows that nothing changed after
     /// `not_modified_since` need not wait for more than that.
     pub async fn lsn_for(&self, lsn: Lsn, not_modified_since: Lsn) -> Result<Lsn, PageError> {
+        self.check_kept(lsn)?;
         let oldest = self.oldest();
-        if lsn < oldest {
-            return Err(PageError::TooOld { requested: lsn, oldest });
-        }
         let needed = match (lsn, not_modified_since) {
             (Lsn::MAX, since) => since,
             (lsn, Lsn::INVALID) => lsn,
@@ -244,12 +273,14 @@ impl Timeline {
 
     pub fn exists(&self, tag: RelTag, lsn: Lsn) -> Result<bool, PageError> {
         is_kept(tag)?;
+        self.check_kept(lsn)?;
         Ok(self.catalog.borrow().blocks_at(tag, lsn).is_some())
     }
 
     /// Size of a fork in blocks.
     pub fn blocks(&self, tag: RelTag, lsn: Lsn) -> Result<u32, PageError> {
         is_kept(tag)?;
+        self.check_kept(lsn)?;
         let blocks = self.catalog.borrow().blocks_at(tag, lsn);
         blocks.ok_or(PageError::NoRelation { tag, lsn })
     }
@@ -280,6 +311,7 @@ struct Parts {
     ancestor: Option<(Rc<Timeline>, Lsn)>,
     store: TimelineStore,
     catalog: Catalog,
+    leases: Leases,
 }
 
 async fn open_store(directory: &Path) -> Result<TimelineStore, Error> {

@@ -17,7 +17,7 @@ use storage::key::Key;
 use crate::index::{Effect, Position};
 use crate::payload;
 use crate::timeline::Timeline;
-use crate::wal_store::WalReader;
+use crate::wal_store::{Hold, WalReader};
 
 /// One version of a page; what it holds is got by [`Timeline::payload`].
 #[derive(Clone)]
@@ -29,9 +29,18 @@ pub struct Version {
     source: Source,
 }
 
+impl Version {
+    /// A version that a layer has.
+    pub(crate) fn stored(entry: OwnedEntry) -> Version {
+        let source = Source::Stored(entry.payload);
+        Version { lsn: Lsn(entry.version.0), whole: entry.whole, source }
+    }
+}
+
 #[derive(Clone)]
 enum Source {
-    Wal(Rc<WalReader>, WalVersion, Position),
+    /// Of a record that stays on disk meanwhile.
+    Wal(Rc<WalReader>, WalVersion, Position, Rc<Hold>),
     Stored(Vec<u8>),
 }
 
@@ -76,10 +85,13 @@ impl Timeline {
     /// What only the index of the newest WAL knows.
     fn indexed_here(&self, key: Key, after: Lsn, upto: Lsn) -> Vec<Version> {
         let own = self.level0.borrow().chain(key, after, upto);
+        let Some(first) = own.first() else { return Vec::new() };
+        let hold = Rc::new(self.wal.hold(first.start));
+        let wal_version = self.manifest.wal_version();
         let version = |position: Position| Version {
             lsn: position.end(),
             whole: position.effect == Effect::Initial,
-            source: Source::Wal(Rc::clone(&self.wal), self.manifest.wal_version(), position),
+            source: Source::Wal(Rc::clone(&self.wal), wal_version, position, Rc::clone(&hold)),
         };
         own.into_iter().map(version).collect()
     }
@@ -90,19 +102,14 @@ impl Timeline {
         let newer_than = Some(storage::version::Version(after.0));
         let mut read = self.store.read(&[key], at, &[newer_than]).await?;
         let entries = read.pop().unwrap_or_default();
-        let version = |entry: OwnedEntry| Version {
-            lsn: Lsn(entry.version.0),
-            whole: entry.whole,
-            source: Source::Stored(entry.payload),
-        };
-        Ok(entries.into_iter().map(version).collect())
+        Ok(entries.into_iter().map(Version::stored).collect())
     }
 
     /// The bytes of a version, as [`crate::payload`] has them.
     pub async fn payload<'v>(&self, version: &'v Version) -> io::Result<Cow<'v, [u8]>> {
         match &version.source {
             Source::Stored(bytes) => Ok(Cow::Borrowed(bytes)),
-            Source::Wal(wal, version, position) => {
+            Source::Wal(wal, version, position, _hold) => {
                 Ok(Cow::Owned(read_record(wal, *version, *position).await?))
             }
         }

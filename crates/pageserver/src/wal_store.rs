@@ -64,6 +64,17 @@ impl WalLayout {
         Ok(freed)
     }
 
+    /// Removes the segments before the last gap: a power cut may have brought back some of those that were removed, and
+    /// nothing before a gap can be of use.
+    pub async fn remove_before_gap(&self) -> Result<(), Error> {
+        let segments = self.segments().await?;
+        let gap = segments.windows(2).rfind(|two| two[0].0 + 1 != two[1].0);
+        if let Some([_, (first, _)]) = gap {
+            self.remove_before(Lsn(first * u64::from(self.segment_bytes))).await?;
+        }
+        Ok(())
+    }
+
     /// Whether the segment of `lsn` is on disk as far as `lsn`.
     pub async fn has_segment_up_to(&self, lsn: Lsn) -> bool {
         let offset = lsn.segment_offset(self.segment_bytes);
@@ -142,24 +153,17 @@ async fn set_length(path: &std::path::Path, length: u64) -> io::Result<()> {
 pub struct WalWriter {
     layout: WalLayout,
     open: Option<(u64, File)>,
-    /// Bytes of all segments, and how many there may be (0: any number).
-    bytes: u64,
-    bytes_max: u64,
 }
 
 impl WalWriter {
     /// A writer into an existing directory.
-    pub async fn new(layout: WalLayout, bytes_max: u64) -> Result<WalWriter, Error> {
-        let bytes = layout.segments().await?.iter().map(|(_, bytes)| bytes).sum();
-        Ok(WalWriter { layout, open: None, bytes, bytes_max })
+    pub fn new(layout: WalLayout) -> WalWriter {
+        WalWriter { layout, open: None }
     }
 
     /// Writes `wal`, whose first byte is at `start`, and syncs it. Gives the buffer back, for the next
     /// time. After an error any part may be written; writing the same bytes again is safe.
     pub async fn append(&mut self, start: Lsn, wal: Vec<u8>) -> (Result<(), Error>, Vec<u8>) {
-        if self.bytes_max != 0 && self.bytes + wal.len() as u64 > self.bytes_max {
-            return (Err(Error::WalLimit { limit: self.bytes_max }), wal);
-        }
         let mut wal = wal;
         let mut written = 0;
         while written < wal.len() {
@@ -186,7 +190,6 @@ impl WalWriter {
             }
             written += length;
         }
-        self.bytes += wal.len() as u64;
         (Ok(()), wal)
     }
 
@@ -220,16 +223,6 @@ impl WalWriter {
         fs::sync_dir(&self.layout.directory).await?;
         Ok(file)
     }
-
-    /// So many bytes of old segments were removed.
-    pub fn freed(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-
-    /// Bytes of all segments.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 const READ_BYTES: u64 = WAL_READ_BYTES as u64;
@@ -249,8 +242,52 @@ pub struct WalReader {
     ancestor: Option<Rc<WalReader>>,
     from: Cell<Lsn>,
     readable: Cell<Lsn>,
+    /// Where the oldest segment on disk begins.
+    kept_from: Cell<Lsn>,
+    /// From where on somebody is reading, and how many.
+    held: Rc<RefCell<BTreeMap<Lsn, usize>>>,
     blocks: RefCell<Blocks>,
     open: RefCell<Option<(u64, File)>>,
+}
+
+/// Somebody who reads WAL from a position on: it is not removed meanwhile.
+#[derive(Debug)]
+pub struct Hold {
+    held: Rc<RefCell<BTreeMap<Lsn, usize>>>,
+    lsn: Lsn,
+    /// That of a branch's ancestor, and up to where it is needed.
+    before: Option<(Box<Hold>, Lsn)>,
+}
+
+impl Hold {
+    /// WAL before `lsn` is not wanted any more.
+    pub fn advance(&mut self, lsn: Lsn) {
+        if lsn > self.lsn {
+            self.release();
+            self.lsn = lsn;
+            self.before.take_if(|(_, until)| lsn >= *until);
+            if let Some((before, _)) = &mut self.before {
+                before.advance(lsn);
+            }
+            *self.held.borrow_mut().entry(lsn).or_default() += 1;
+        }
+    }
+
+    fn release(&self) {
+        let mut held = self.held.borrow_mut();
+        if let Some(count) = held.get_mut(&self.lsn) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.lsn);
+            }
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.release();
+    }
 }
 
 /// Blocks read, by number; the one unused for longest goes first.
@@ -297,7 +334,8 @@ impl WalReader {
     pub fn new(layout: WalLayout) -> WalReader {
         let (blocks, open) = (RefCell::default(), RefCell::new(None));
         let (from, readable) = (Cell::default(), Cell::default());
-        WalReader { layout, ancestor: None, from, readable, blocks, open }
+        let (kept_from, held) = (Cell::new(Lsn::MAX), Rc::default());
+        WalReader { layout, ancestor: None, from, readable, kept_from, held, blocks, open }
     }
 
     /// A reader of a branch that has left its ancestor at `from`; readable up to there.
@@ -326,6 +364,44 @@ impl WalReader {
             Some(own) => Ok(own),
             None => Ok(Box::pin(ancestor.oldest()).await?.min(self.from.get())),
         }
+    }
+
+    /// Notes which segments there are on disk.
+    pub async fn look(&self) -> Result<(), Error> {
+        if let Some((first, _)) = self.layout.segments().await?.first() {
+            self.kept_from.set(Lsn(first * u64::from(self.layout.segment_bytes)));
+        }
+        Ok(())
+    }
+
+    /// Bytes of WAL on disk.
+    pub fn bytes(&self) -> u64 {
+        self.readable.get().bytes_since(self.kept_from.get())
+    }
+
+    /// Removes the segments that end at or before `end`, unless somebody holds them; answers how many bytes that frees.
+    pub async fn remove_before(&self, end: Lsn) -> Result<u64, Error> {
+        let end = end.min(self.held_from());
+        let bytes = u64::from(self.layout.segment_bytes);
+        let first_kept = Lsn(end.segment(self.layout.segment_bytes) * bytes);
+        if first_kept <= self.kept_from.get() {
+            return Ok(0);
+        }
+        self.kept_from.set(first_kept);
+        self.layout.remove_before(end).await
+    }
+
+    /// Keeps the WAL from `lsn` on while it lives.
+    pub fn hold(&self, lsn: Lsn) -> Hold {
+        *self.held.borrow_mut().entry(lsn).or_default() += 1;
+        let ancestor = self.ancestor.as_ref().filter(|_| lsn < self.from.get());
+        let before = ancestor.map(|ancestor| (Box::new(ancestor.hold(lsn)), self.from.get()));
+        Hold { held: Rc::clone(&self.held), lsn, before }
+    }
+
+    /// From where on somebody wants the WAL to stay.
+    pub fn held_from(&self) -> Lsn {
+        self.held.borrow().keys().next().copied().unwrap_or(Lsn::MAX)
     }
 
     pub fn segment_bytes(&self) -> u32 {
@@ -417,6 +493,96 @@ impl WalReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    use runtime::io::simulated::{Simulation, cut_power};
+    use runtime::io::{Backend, Options};
+    use runtime::{clock, executor};
+
+    const SEGMENT_BYTES: u32 = 1 << 20;
+
+    fn segment(number: u64) -> Lsn {
+        Lsn(number * u64::from(SEGMENT_BYTES))
+    }
+
+    /// Runs a scenario with a disk of its own; segments 1 to 6 are on it.
+    fn with_segments<F: Future<Output = ()>>(seed: u64, scenario: impl FnOnce(WalLayout) -> F) {
+        let simulation = Simulation { seed, ..Simulation::default() };
+        let options = Options { simulation, ..Options::on(Backend::Simulated) };
+        let run = async {
+            let directory = PathBuf::from("wal");
+            fs::create_dir_all(&directory).await.expect("made");
+            fs::sync_dir("").await.expect("durable");
+            let layout =
+                WalLayout { directory, lineage: Lineage::new(1), segment_bytes: SEGMENT_BYTES };
+            let mut writer = WalWriter::new(layout.clone());
+            for number in 1..=6 {
+                let wal = vec![7; SEGMENT_BYTES as usize];
+                writer.append(segment(number), wal).await.0.expect("written");
+            }
+            scenario(layout).await;
+        };
+        executor::block_on(&options, run).expect("the world goes on");
+    }
+
+    async fn numbers(layout: &WalLayout) -> Vec<u64> {
+        layout.segments().await.expect("listed").iter().map(|(number, _)| *number).collect()
+    }
+
+    #[test]
+    fn a_removal_that_loses_power_leaves_no_gap() {
+        let gaps = Cell::new(0);
+        for seed in 0..200 {
+            let gaps = &gaps;
+            with_segments(seed, async move |layout| {
+                let removing = layout.clone();
+                let task = executor::spawn(async move { removing.remove_before(segment(5)).await });
+                clock::sleep(Duration::from_micros(seed * 40)).await;
+                task.abort();
+                cut_power();
+                clock::sleep(Duration::from_secs(1)).await;
+                let before = numbers(&layout).await;
+                gaps.set(gaps.get() + before.windows(2).filter(|two| two[0] + 1 != two[1]).count());
+                layout.remove_before_gap().await.expect("removed");
+                let left = numbers(&layout).await;
+                assert!(left.ends_with(&[5, 6]), "{left:?}");
+                assert!(left.windows(2).all(|two| two[0] + 1 == two[1]), "{before:?}: {left:?}");
+            });
+        }
+        assert!(gaps.get() > 0, "the disk brings some back");
+    }
+
+    #[test]
+    fn what_somebody_reads_is_not_removed() {
+        with_segments(1, async |layout| {
+            let wal = WalReader::new(layout.clone());
+            wal.set_readable(segment(7));
+            wal.look().await.expect("listed");
+            assert_eq!(wal.bytes(), 6 * u64::from(SEGMENT_BYTES));
+            let (mut one, other) = (wal.hold(segment(3) + 5), wal.hold(segment(4)));
+            assert_eq!(wal.remove_before(segment(6)).await.ok(), Some(2 << 20));
+            assert_eq!(numbers(&layout).await, [3, 4, 5, 6]);
+            one.advance(segment(6));
+            assert_eq!(wal.remove_before(segment(6)).await.ok(), Some(1 << 20));
+            drop(other);
+            assert_eq!(wal.remove_before(segment(6)).await.ok(), Some(2 << 20));
+            assert_eq!((numbers(&layout).await, wal.bytes()), (vec![6], 1 << 20));
+            assert_eq!(wal.remove_before(segment(6)).await.ok(), Some(0));
+        });
+    }
+
+    #[test]
+    fn a_branch_holds_its_ancestors_wal_as_long_as_it_reads_there() {
+        with_segments(1, async |layout| {
+            let ancestor = Rc::new(WalReader::new(layout.clone()));
+            let own = WalLayout { directory: PathBuf::from("own"), ..layout };
+            let branch = WalReader::of_branch(own, Rc::clone(&ancestor), segment(3));
+            let mut hold = branch.hold(segment(2));
+            assert_eq!(ancestor.held_from(), segment(2));
+            hold.advance(segment(3));
+            assert_eq!((ancestor.held_from(), branch.held_from()), (Lsn::MAX, segment(3)));
+        });
+    }
 
     #[test]
     fn a_block_that_was_shorter_is_read_again() {

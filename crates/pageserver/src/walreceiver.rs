@@ -24,7 +24,8 @@ use crate::connection::{Connection, malformed, unexpected};
 use crate::error::Error;
 use crate::ingest::Ingest;
 use crate::limits::{
-    SILENT_INTERVALS_MAX, WAL_ACKNOWLEDGED_FIRST_BYTES, WAL_OVERLAP_BYTES, WAL_WRITE_BYTES_MAX,
+    ROOM_LOOK_INTERVAL, SILENT_INTERVALS_MAX, WAL_ACKNOWLEDGED_FIRST_BYTES, WAL_OVERLAP_BYTES,
+    WAL_WRITE_BYTES_MAX,
 };
 use crate::timeline::Timeline;
 use crate::wal_store::WalWriter;
@@ -247,11 +248,13 @@ impl<'t> WalReceiver<'t> {
         while self.timeline.is_full() {
             let next = self.timeline.flushed.get() + 1;
             let flushed = self.timeline.flushed.reaches(next);
-            let waiting = clock::timeout(self.status_interval, flushed);
+            let waiting = clock::timeout(ROOM_LOOK_INTERVAL, flushed);
             if unless_stopped(stop, waiting).await.is_none() {
                 return Ok(false);
             }
-            self.send_status(connection).await?;
+            if self.is_status_due() {
+                self.send_status(connection).await?;
+            }
         }
         // Not its fault that it could say nothing.
         self.received_at = clock::now();

@@ -9,5 +9,5 @@ pub mod layer_map;
 pub mod limits;
 pub mod manifest;
 pub mod store;
-mod turn;
+pub mod turn;
 pub mod version;

@@ -6,14 +6,14 @@ use std::task::{Poll, Waker};
 
 /// What only one task may do at a time.
 #[derive(Default)]
-pub(crate) struct Turn {
+pub struct Turn {
     taken: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
 }
 
 impl Turn {
     /// Waits for the turn, which ends with the value.
-    pub(crate) async fn take(&self) -> Taken<'_> {
+    pub async fn take(&self) -> Taken<'_> {
         poll_fn(|context| {
             if self.taken.replace(true) {
                 self.waiting.borrow_mut().push(context.waker().clone());
@@ -25,7 +25,8 @@ impl Turn {
     }
 }
 
-pub(crate) struct Taken<'t>(&'t Turn);
+/// The turn; it ends when this is dropped.
+pub struct Taken<'t>(&'t Turn);
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {

@@ -84,9 +84,41 @@ async fn of_branch(
             Err(message) => Response::error(400, "bad_request", message),
         },
         ("POST", "detach") => outcome(pages.detach(name).await),
+        ("GET", "leases") => {
+            let leases = pages.leases(name).await;
+            outcome(leases.map(|leases| leases.map(|leases| json!({ "leases": leases }))))
+        }
+        ("POST" | "DELETE", "leases") => match lease(body) {
+            Ok(Lease { lsn, holder, seconds: Some(seconds) }) if method == "POST" => {
+                outcome(pages.lease(name, lsn, holder, seconds).await)
+            }
+            Ok(Lease { lsn, holder, seconds: None }) if method == "DELETE" => {
+                outcome(pages.end_lease(name, lsn, holder).await)
+            }
+            Ok(_) => {
+                let message = "\"seconds\" says how long a lease lasts: in a POST, not in a DELETE";
+                Response::error(400, "bad_request", message)
+            }
+            Err(message) => Response::error(400, "bad_request", message),
+        },
         _ => return None,
     };
     Some(response)
+}
+
+/// `{"lsn", "seconds", "holder"?}`; of one that is to end, without `seconds`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lease {
+    lsn: String,
+    #[serde(default)]
+    holder: String,
+    seconds: Option<u32>,
+}
+
+fn lease(body: Option<&Value>) -> Result<Lease, String> {
+    let body = body.ok_or("the body says which moment, as JSON")?;
+    Lease::deserialize(body).map_err(|error| error.to_string())
 }
 
 /// `{"host", "port", "user"?, "password_file"?, "epoch"?}`.

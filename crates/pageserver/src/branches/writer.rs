@@ -311,7 +311,7 @@ async fn follow_once(
     let Some(crossed) = unless_stopped(&link.stop, crossing).await else { return Ok(()) };
     let intake = match intake {
         Some(intake) if !crossed? => intake,
-        intake => intake.insert(Intake::resume(timeline, settings).await?),
+        intake => intake.insert(Intake::resume(timeline).await?),
     };
     link.receive(&mut connection, timeline, intake, settings).await
 }
@@ -322,8 +322,7 @@ async fn probe(timeline: &Timeline, login: Login, settings: &Settings) -> Result
     let mut connection = Connection::connect(&login).await?;
     let expected = Expected { timeline, end: timeline.ingested(), may_be_promoted: false };
     identity::check(&mut connection, Some(expected)).await?;
-    let intake =
-        Intake::new(timeline, Ingest::new(timeline, timeline.ingested()), settings).await?;
+    let intake = Intake::new(timeline, Ingest::new(timeline, timeline.ingested()));
     intake.probe(&mut connection, timeline, settings).await
 }
 
@@ -346,7 +345,9 @@ fn own_from_segment_start(timeline: &Timeline, at: Lsn) {
 async fn begin_wal(timeline: &Timeline) -> Result<(), BranchError> {
     let Some((ancestor, at)) = timeline.ancestor.as_ref() else { return Ok(()) };
     let layout = &timeline.wal_layout;
-    if !layout.segments().await?.is_empty() && layout.has_segment_up_to(*at).await {
+    let first = layout.segments().await?.first().map(|(first, _)| *first);
+    let is_trimmed = first.is_some_and(|first| first > at.segment(layout.segment_bytes));
+    if is_trimmed || first.is_some() && layout.has_segment_up_to(*at).await {
         return Ok(());
     }
     if timeline.last_record(*at).await?.is_some_and(|last| last.end != *at) {
@@ -358,10 +359,11 @@ async fn begin_wal(timeline: &Timeline) -> Result<(), BranchError> {
     let synced = fs::sync_dir(&timeline.layers).await;
     synced.map_err(|source| Error::file("sync", &timeline.layers, source))?;
     let mut next = SegmentName::of(1, *at, layout.segment_bytes).start();
+    let _hold = ancestor.wal.hold(next);
     if ancestor.wal.oldest().await? > next {
         return Ok(());
     }
-    let mut writer = WalWriter::new(layout.clone(), 0).await?;
+    let mut writer = WalWriter::new(layout.clone());
     while next < *at {
         let until = (*at).min(next + WAL_WRITE_BYTES_MAX as u64);
         let read = ancestor.wal.read(next, until).await;

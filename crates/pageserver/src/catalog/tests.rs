@@ -96,7 +96,7 @@ fn commits_of_the_same_moment_are_one_mark() {
 #[test]
 fn what_lies_before_the_cutoff_is_forgotten_and_no_more() {
     let (before, mut after) = (sample(), sample());
-    after.forget_before(Lsn(260));
+    after.forget_before(Lsn(260), &[]);
     for lsn in (260..400).step_by(10).map(Lsn) {
         assert_eq!(after.forks_at(lsn), before.forks_at(lsn), "{lsn}");
         assert_eq!(after.time_at(lsn), before.time_at(lsn), "{lsn}");
@@ -104,4 +104,47 @@ fn what_lies_before_the_cutoff_is_forgotten_and_no_more() {
     assert_eq!(after.marks.len(), 2);
     assert!(after.restore_point("before the change", Lsn::MAX).is_some());
     assert!(after.memory() <= before.memory());
+}
+
+#[test]
+fn a_fork_that_nobody_can_see_is_forgotten_and_its_name_begins_anew() {
+    let mut catalog = sample();
+    catalog.forget_before(Lsn(300), &[Lsn(299)]);
+    assert_eq!((catalog.forks(), catalog.blocks_at(TAG, Lsn(299))), (2, Some(3)));
+    catalog.forget_before(Lsn(300), &[]);
+    assert_eq!((catalog.forks(), catalog.blocks_at(TAG, Lsn(310))), (1, None));
+    let bytes = catalog.to_bytes(Lsn::MAX);
+    let mut again = Catalog::from_bytes(&bytes, None).expect("our own bytes");
+    again.change(TAG, |history| history.extend(Lsn(400), 2));
+    assert_eq!(again.origin(TAG, 1, Lsn(400)), Origin::Zero(Lsn(300)), "not what was there before");
+}
+
+#[test]
+fn a_branch_still_sees_what_its_ancestor_forgets_after_the_branch_point() {
+    let main = Rc::new(RefCell::new(sample()));
+    let mut branch = Catalog::of_branch(Rc::clone(&main), Lsn(220));
+    main.borrow_mut().forget_before(Lsn(350), &[Lsn(220)]);
+    assert_eq!(branch.blocks(TAG), Some(3));
+    branch.change(TAG, |history| history.drop(Lsn(230)));
+    branch.forget_before(Lsn(240), &[]);
+    assert_eq!(branch.blocks(TAG), None, "its ancestor's must not come back");
+    assert_eq!(branch.blocks_at(TAG, Lsn(220)), Some(3), "but it is there at the branch point");
+    assert_eq!(main.borrow().blocks_at(TAG, Lsn(220)), Some(3));
+}
+
+#[test]
+fn copies_are_read_where_they_were_made() {
+    let mut catalog = sample();
+    let fork = |number| RelNode::new(1663, 7, number).fork(Fork::Main);
+    catalog.change(fork(1), |history| history.copy_from(Lsn(210), TAG, 3));
+    catalog.change(fork(2), |history| history.copy_from(Lsn(220), fork(1), 3));
+    catalog.change(fork(1), |history| history.drop(Lsn(230)));
+    catalog.change(fork(3), |history| history.copy_from(Lsn(240), OTHER, 3));
+    catalog.change(fork(3), |history| history.drop(Lsn(250)));
+    // The second copies the first as of before its end.
+    assert_eq!(catalog.copy_sources(Lsn(300), &[]), [Lsn(220), Lsn(210)]);
+    assert_eq!(catalog.copy_sources(Lsn(300), &[Lsn(245)]), [Lsn(240), Lsn(220), Lsn(210)]);
+    catalog.change(fork(2), |history| history.drop(Lsn(260)));
+    assert_eq!(catalog.copy_sources(Lsn(300), &[]), []);
+    assert_eq!(catalog.copy_sources(Lsn(259), &[]), [Lsn(220), Lsn(210)]);
 }

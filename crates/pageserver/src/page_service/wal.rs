@@ -1,6 +1,7 @@
 //! START_REPLICATION: the WAL we have received, from any position on, and what arrives meanwhile; or, for a base
 //! backup, the WAL up to its end, which is partly our own (see [`crate::moment`]).
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -20,10 +21,12 @@ use crate::limits::{STREAM_REPLY_BYTES_MAX, WAL_MESSAGE_BYTES_MAX, WAL_SILENCE_M
 use crate::messages::Message;
 use crate::moment::{Moment, oldest_wal};
 use crate::timeline::Timeline;
+use crate::wal_store::Hold;
 
 /// Whose WAL is sent.
 enum Source {
-    Received(Rc<Timeline>),
+    /// With the WAL from where it has come to held.
+    Received(Rc<Timeline>, RefCell<Hold>),
     Backup(Rc<Moment>),
 }
 
@@ -32,17 +35,20 @@ impl Source {
     /// behind the last one.
     fn end(&self) -> Lsn {
         match self {
-            Source::Received(timeline) if timeline.ancestor.is_some() => {
+            Source::Received(timeline, _) if timeline.ancestor.is_some() => {
                 timeline.durable().min(timeline.ingested())
             }
-            Source::Received(timeline) => timeline.durable(),
+            Source::Received(timeline, _) => timeline.durable(),
             Source::Backup(moment) => moment.wal_end(),
         }
     }
 
     async fn read(&self, start: Lsn, end: Lsn) -> std::io::Result<Vec<u8>> {
         match self {
-            Source::Received(timeline) => timeline.wal.read(start, end).await,
+            Source::Received(timeline, hold) => {
+                hold.borrow_mut().advance(start);
+                timeline.wal.read(start, end).await
+            }
             Source::Backup(moment) => moment.wal(start, end).await,
         }
     }
@@ -50,7 +56,7 @@ impl Source {
     /// The first byte that can be sent.
     async fn oldest(&self) -> Result<Lsn, Report> {
         match self {
-            Source::Received(timeline) => {
+            Source::Received(timeline, _) => {
                 oldest_wal(timeline).await.map_err(|error| error.report())
             }
             Source::Backup(moment) => Ok(moment.wal_start()),
@@ -60,7 +66,7 @@ impl Source {
     /// Waits until there is more WAL than up to `end`.
     async fn grows_beyond(&self, end: Lsn) {
         match self {
-            Source::Received(timeline) => timeline.grows_beyond(end).await,
+            Source::Received(timeline, _) => timeline.grows_beyond(end).await,
             Source::Backup(_) => std::future::pending().await,
         }
     }
@@ -129,7 +135,10 @@ impl Session<'_> {
         }
         let source = match self.moment_of_backup(&timeline, start).await? {
             Some(moment) => Source::Backup(moment),
-            None => Source::Received(timeline),
+            None => {
+                let hold = RefCell::new(timeline.wal.hold(start));
+                Source::Received(timeline, hold)
+            }
         };
         let end = source.end();
         if start > end {
@@ -145,7 +154,7 @@ impl Session<'_> {
             return Err(report.with_detail(format!("the oldest WAL here begins at {oldest}")));
         }
         // A backup's WAL goes on to its end, whatever the timeline did later.
-        let next = next.filter(|_| matches!(source, Source::Received(_)));
+        let next = next.filter(|_| matches!(source, Source::Received(..)));
         Ok((source, next))
     }
 

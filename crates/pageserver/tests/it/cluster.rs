@@ -214,6 +214,15 @@ impl Cluster {
         &self.folder
     }
 
+    /// Receives its WAL into a folder with PostgreSQL's own program.
+    #[allow(dead_code, reason = "for the benchmark, which shares this file")]
+    pub(crate) fn receivewal(&self, target: &Path, arguments: &[&str]) {
+        let mut receive = command(&self.bin, "pg_receivewal", self.user);
+        receive.arg("-h").arg(&self.folder).args(["-U", "postgres", "-D"]).arg(target);
+        receive.args(arguments);
+        checked(receive);
+    }
+
     /// Makes a folder that the server may write to.
     pub(crate) fn make_folder(&self, name: &str) -> PathBuf {
         let path = self.folder.join(name);

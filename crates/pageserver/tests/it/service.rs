@@ -51,6 +51,13 @@ enum Order {
         name: String,
         reply: Reply<Lsn>,
     },
+    /// For so many seconds; none: ends it.
+    Lease {
+        name: String,
+        lsn: Lsn,
+        seconds: Option<i64>,
+        reply: Reply<Result<(), String>>,
+    },
     /// Orderly, or at once as a crash would.
     Stop {
         orderly: bool,
@@ -114,6 +121,16 @@ impl Service {
                         Order::End { name, reply } => {
                             let branches = server.follower().branches().expect("a base backup");
                             drop(reply.send(branches.end_of(&name).expect("there is a branch")));
+                        }
+                        Order::Lease { name, lsn, seconds, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            let branch = branches.find(&name).expect("there is a branch");
+                            let until = seconds.map(|s| clock::wall_micros() + s * 1_000_000);
+                            let done = match until {
+                                Some(until) => branch.lease(lsn, "test", until).await.map(drop),
+                                None => branch.end_lease(lsn, "test").await,
+                            };
+                            drop(reply.send(done.map_err(|error| format!("{error:?}"))));
                         }
                         Order::Stop { orderly: true } => return server.stop().await,
                         Order::Stop { orderly: false } => return,
@@ -196,6 +213,15 @@ impl Service {
     pub(crate) fn delete_branch(&self, name: &str) -> Result<(), String> {
         let (reply, pending) = mailbox::oneshot();
         let asked = self.orders.try_send(Order::DeleteBranch { name: name.to_owned(), reply });
+        assert!(asked.is_ok(), "the page server listens to its test");
+        block_on(pending).expect("the page server answers")
+    }
+
+    /// Keeps a moment for so many seconds, or no longer.
+    pub(crate) fn lease(&self, name: &str, lsn: Lsn, seconds: Option<i64>) -> Result<(), String> {
+        let (reply, pending) = mailbox::oneshot();
+        let asked =
+            self.orders.try_send(Order::Lease { name: name.to_owned(), lsn, seconds, reply });
         assert!(asked.is_ok(), "the page server listens to its test");
         block_on(pending).expect("the page server answers")
     }

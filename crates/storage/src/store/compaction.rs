@@ -284,7 +284,11 @@ async fn find_range(
         for &((_, is_end), number) in same {
             let layer = &layers[number];
             let order = (layer.newest, layer.kind == Kind::Image, layer.number);
-            if is_end == 1 { here.remove(&order) } else { here.insert(order, number) };
+            if is_end == 1 {
+                here.remove(&order)
+            } else {
+                here.insert(order, number)
+            };
         }
         let Some(&((key, is_end), _)) = same.first() else { continue };
         let mut sources: BTreeSet<usize> = since_image(&here).collect();

@@ -6,6 +6,7 @@ mod branches;
 mod damage;
 mod following;
 mod kills;
+mod lifecycle;
 mod login;
 mod past;
 mod promotions;

@@ -1,0 +1,330 @@
+//! How fast the page server takes in WAL and answers, and what it keeps: `cargo xtask bench pages`.
+//!
+//! A PostgreSQL of its own runs pgbench while nobody follows; then `pg_receivewal` and the page server receive the same
+//! WAL from it, one after the other. What is measured is printed as a table in Markdown.
+
+#[path = "../tests/it/cluster.rs"]
+#[expect(dead_code, reason = "shared with the tests, which use all of it")]
+mod cluster;
+#[path = "../tests/it/service.rs"]
+#[expect(dead_code, reason = "shared with the tests, which use all of it")]
+mod service;
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pageserver::api::{Phase, Status};
+use pageserver::branches::At;
+use pageserver::index::{Effect, Index, Position};
+use pageserver::keys;
+use pageserver::limits::BATCH_BLOCKS_MAX;
+use pageserver::server::Server;
+use pageserver::settings::Settings;
+use pageserver::timeline::Timeline;
+use pg::datadir::relation::{Fork, RelNode, RelTag};
+use pg::lsn::Lsn;
+use runtime::clock;
+use runtime::random::Rng;
+use storage::layer::{self, Kind, LayerInfo, Place};
+use storage::manifest::{Facts, Log, Manifest};
+use storage::store::TimelineStore;
+use storage::version::Version;
+
+use crate::cluster::{Cluster, Folder};
+use crate::service::{Service, block_on};
+
+/// Layers of a large timeline.
+const LAYERS: u64 = 100_000;
+/// Pages of a database of 100 GB.
+const MANY_PAGES: u32 = 100 * (1 << 17);
+
+/// How much work.
+struct Size {
+    scale: &'static str,
+    transactions: &'static str,
+    reads: u64,
+}
+
+const WHOLE: Size = Size { scale: "20", transactions: "20000", reads: 20_000 };
+const QUICK: Size = Size { scale: "5", transactions: "2000", reads: 2_000 };
+
+fn main() {
+    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let size = if is_quick { QUICK } else { WHOLE };
+    say("| what | | |");
+    say("|---|--:|---|");
+    with_postgres(&size);
+    many_layers();
+    many_keys();
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark reports")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+fn row(what: &str, figure: &str, remark: &str) {
+    say(&format!("| {what} | {figure} | {remark} |"));
+}
+
+fn with_postgres(size: &Size) {
+    let settings = [
+        "shared_buffers = 256MB",
+        "max_wal_size = 8GB",
+        "checkpoint_timeout = 5min",
+        "wal_keep_size = 16GB",
+    ];
+    let cluster = Cluster::start("bench", &[], &settings);
+    cluster.pgbench(&["-i", "-s", size.scale, "-q"]);
+    let folder = Folder::new("bench-ps");
+    let settings = Settings {
+        checkpoint_bytes: 64 << 20,
+        retention_seconds: 0,
+        page_cache_bytes: 256 << 20,
+        ..service::settings(folder.path(), cluster.socket())
+    };
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    service.wait_lsn(lsn(&cluster));
+    service.stop();
+    cluster.sql("SELECT pg_create_physical_replication_slot('receivewal', true)");
+    let start = lsn(&cluster);
+    cluster.pgbench(&["-c", "8", "-j", "2", "-t", size.transactions]);
+    let end = lsn(&cluster);
+    let wal = end.bytes_since(start);
+    row("WAL of pgbench", &mib(wal), &format!("scale {}, 8 clients", size.scale));
+    receive_with_postgres(&cluster, end, wal);
+    receive(&cluster, &settings, end, wal);
+    let accounts = accounts(&cluster);
+    read_in_process(&settings, accounts, size.reads);
+    read_over_loopback(&settings, accounts, size.reads);
+}
+
+/// What PostgreSQL's own program takes for the same, syncing what it acknowledges.
+fn receive_with_postgres(cluster: &Cluster, end: Lsn, wal: u64) {
+    let target = cluster.make_folder("receivewal");
+    let (begin, cpu) = (clock::precise(), cpu_of_children());
+    let end = end.to_string();
+    cluster.receivewal(&target, &["-S", "receivewal", "--synchronous", "--no-loop", "-E", &end]);
+    let (taken, cpu) = (clock::precise() - begin, cpu_of_children() - cpu);
+    let remark = format!("{} of CPU time; synced", rate(wal, cpu));
+    row("pg_receivewal --synchronous", &rate(wal, taken), &remark);
+}
+
+fn receive(cluster: &Cluster, settings: &Settings, end: Lsn, wal: u64) {
+    let service = Service::start(settings.clone());
+    let before = service.wait("streaming", |status| status.phase == Phase::Streaming);
+    let (begin, cpu) = (clock::precise(), cpu_of_process());
+    service.wait_lsn(end);
+    let (taken, cpu) = (clock::precise() - begin, cpu_of_process() - cpu);
+    let remark = format!("{} of CPU time; synced, indexed, into layers", rate(wal, cpu));
+    row("page server", &rate(wal, taken), &remark);
+    cluster.sql("SELECT pg_drop_replication_slot('receivewal')");
+    let after = service.wait("merged layers", |status: &Status| status.level0_layers < 8);
+    let layered = |status: &Status| {
+        let text = status.layered_lsn.as_ref();
+        text.and_then(|text| text.parse::<Lsn>().ok()).expect("it tells")
+    };
+    let kept = after.layer_bytes.saturating_sub(before.layer_bytes);
+    let ratio = kept as f64 / layered(&after).bytes_since(layered(&before)) as f64;
+    let remark = "layers, after compaction, all history";
+    row("bytes kept per byte of WAL", &format!("{ratio:.2}"), remark);
+    let written = after.layer_bytes_written as f64 / after.layer_bytes_flushed.max(1) as f64;
+    row("write amplification of layers", &format!("{written:.2}"), "written per byte flushed");
+    service.stop();
+}
+
+/// The main fork of `pgbench_accounts`.
+fn accounts(cluster: &Cluster) -> RelTag {
+    let path = cluster.sql("SELECT pg_relation_filepath('pgbench_accounts')");
+    let mut numbers = path.split('/').skip(1).map(|part| part.parse().expect("an OID"));
+    let (database, relation) = (numbers.next().expect("one"), numbers.next().expect("another"));
+    RelNode::new(1663, database, relation).fork(Fork::Main)
+}
+
+/// Reads in the process: first from layers, then from the cache; and branches.
+fn read_in_process(settings: &Settings, tag: RelTag, reads: u64) {
+    block_on(async {
+        let server = Server::start(settings.clone()).expect("it starts");
+        let timeline = streaming(&server).await;
+        let lsn = timeline.ingested();
+        let blocks = u64::from(timeline.blocks(tag, lsn).expect("it is there"));
+        let mut rng = Rng::seeded(1);
+        let some = (0..reads.min(blocks / 2)).map(|_| rng.below(blocks));
+        let some: Vec<u32> = some.map(|block| u32::try_from(block).expect("a block")).collect();
+        for (what, remark) in [
+            ("GetPage in process, cold", "no layer open; the kernel may have their blocks"),
+            ("GetPage in process, warm", "the same pages again"),
+        ] {
+            let mut times = Vec::new();
+            for &block in &some {
+                let begin = clock::precise();
+                timeline.page(tag, block, lsn).await.expect("it can be read");
+                times.push(clock::precise() - begin);
+            }
+            row(what, &percentiles(times), remark);
+        }
+        let branches = server.follower().branches().expect("they are open");
+        let mut times = Vec::new();
+        for number in 0..20 {
+            let begin = clock::precise();
+            let made = branches.create(&format!("branch{number}"), "main", At::Latest).await;
+            made.expect("it can be made");
+            times.push(clock::precise() - begin);
+        }
+        row("making a branch", &percentiles(times), "durable; 20 of them");
+        server.stop().await;
+    });
+}
+
+async fn streaming(server: &Server) -> Rc<Timeline> {
+    loop {
+        clock::sleep(Duration::from_millis(20)).await;
+        let timeline = server.follower().timeline();
+        if let Some(timeline) = timeline.filter(|_| server.status().phase == Phase::Streaming) {
+            return timeline;
+        }
+    }
+}
+
+fn read_over_loopback(settings: &Settings, tag: RelTag, reads: u64) {
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    let address = service.address;
+    let cpu = cpu_of_process();
+    let (pages, taken) = block_on(async move {
+        let mut stream = service::stream(address).await;
+        let blocks = stream.blocks(tag, Lsn::MAX).await.expect("it is there");
+        let batch: Vec<u32> = (0..blocks.min(u32::from(BATCH_BLOCKS_MAX))).collect();
+        stream.pages(tag, &batch, Lsn::MAX).await.expect("they can be read");
+        let begin = clock::precise();
+        let mut pages = 0;
+        while pages < reads * 10 {
+            stream.pages(tag, &batch, Lsn::MAX).await.expect("they can be read");
+            pages += batch.len() as u64;
+        }
+        (pages, clock::precise() - begin)
+    });
+    let cpu = (cpu_of_process() - cpu).as_secs_f64() * 1e6 / pages as f64;
+    let figure = format!("{:.0} pages/s", pages as f64 / taken.as_secs_f64());
+    let remark = format!(
+        "batches of {BATCH_BLOCKS_MAX}, one connection; {cpu:.1} µs of CPU time a page, client included"
+    );
+    row("GetPage over loopback, warm", &figure, &remark);
+    service.stop();
+}
+
+fn many_layers() {
+    let folder = Folder::new("bench-layers");
+    let layers = (0..LAYERS).map(|number| small_layer(&folder.path(), number));
+    let layers = layers.map(|layer| (layer.number, layer)).collect();
+    let facts = Facts { next_number: LAYERS + 1, ..Facts::default() };
+    let manifest = Manifest { facts, layers };
+    block_on(async { Log::create(&folder.path(), &manifest).await.map(drop) }).expect("created");
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let begin = clock::precise();
+        let layers = block_on(async {
+            TimelineStore::open(&folder.path()).await.expect("opened").stats().layers
+        });
+        times.push(clock::precise() - begin);
+        assert_eq!(layers, LAYERS);
+    }
+    row("start with 100,000 layers", &percentiles(times), "the timeline's store; 5 times");
+}
+
+fn small_layer(folder: &Path, number: u64) -> LayerInfo {
+    let (range, depth) = (u32::try_from(number % 2000).expect("small"), number / 2000);
+    let tag = RelNode::new(1663, 5, 16384 + range).fork(Fork::Main);
+    let newest = Version(depth * 1000 + 999);
+    let kind = if depth.is_multiple_of(5) { Kind::Image } else { Kind::Delta };
+    let info = LayerInfo {
+        number: number + 1,
+        kind,
+        place: Place::LOCAL,
+        first: keys::block(tag, 0),
+        last: keys::block(tag, 99_999),
+        oldest: if kind == Kind::Image { newest } else { Version(depth * 1000) },
+        newest,
+        bytes: 1000,
+        raw_bytes: 2000,
+        entries: 10,
+    };
+    let path = layer::path(folder, info.number);
+    let file = runtime::fs::blocking::File::create(path).expect("created");
+    file.set_len(info.bytes).expect("lengthened");
+    info
+}
+
+/// The index while WAL touches every page of 100 GB twice on average, in no order, flushed as the settings have it.
+fn many_keys() {
+    let memory_max = Settings::default().index_memory_max;
+    let (mut index, mut rng) = (Index::default(), Rng::seeded(2));
+    let (before, mut most, mut at) = (resident_bytes(), 0, Lsn(1 << 24));
+    let begin = clock::precise();
+    for _ in 0..2 * MANY_PAGES {
+        let block = u32::try_from(rng.below(u64::from(MANY_PAGES))).expect("a block");
+        let key = keys::block(RelNode::new(1663, 5, 16384).fork(Fork::Main), block);
+        let position = Position::new(at, at + 120, Effect::Change, 0).expect("short");
+        index.touch(key, position);
+        at = at + 120;
+        if index.newer_memory() > memory_max / 4 {
+            most = most.max(resident_bytes().saturating_sub(before));
+            index.begin_flush();
+            drop(index.finish_flush());
+        }
+    }
+    let each = (clock::precise() - begin).as_nanos() as f64 / f64::from(2 * MANY_PAGES);
+    let remark = format!("resident; {each:.0} ns for each touch; keys are simulated");
+    row("index memory for 100 GB of pages", &mib(most), &remark);
+}
+
+fn lsn(cluster: &Cluster) -> Lsn {
+    cluster.sql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN")
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn rate(bytes: u64, taken: Duration) -> String {
+    format!("{:.0} MB/s", bytes as f64 / 1e6 / taken.as_secs_f64().max(1e-9))
+}
+
+fn percentiles(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let show = |percent: usize| {
+        let time = times.get(times.len() * percent / 100).or(times.last());
+        match time.copied().unwrap_or_default() {
+            time if time.as_millis() < 1 => format!("{:.1} µs", time.as_nanos() as f64 / 1e3),
+            time => format!("{:.2} ms", time.as_nanos() as f64 / 1e6),
+        }
+    };
+    format!("p50 {}, p99 {}", show(50), show(99))
+}
+
+/// User and system time of this process, and of the children that it has waited for.
+fn cpu_times() -> (Duration, Duration) {
+    let text = runtime::fs::blocking::read_to_string("/proc/self/stat").expect("Linux");
+    let fields: Vec<&str> = text.rsplit_once(") ").expect("a name").1.split(' ').collect();
+    let ticks = |from: usize| -> u64 {
+        fields[from..from + 2].iter().map(|field| field.parse::<u64>().expect("ticks")).sum()
+    };
+    // Fields 14 to 17 of proc(5), in hundredths of a second.
+    (Duration::from_millis(ticks(11) * 10), Duration::from_millis(ticks(13) * 10))
+}
+
+fn cpu_of_process() -> Duration {
+    cpu_times().0
+}
+
+fn cpu_of_children() -> Duration {
+    cpu_times().1
+}
+
+fn resident_bytes() -> u64 {
+    let text = runtime::fs::blocking::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = text.split(' ').nth(1).and_then(|field| field.parse::<u64>().ok());
+    pages.expect("a number") * 4096
+}
