@@ -1,95 +1,115 @@
 //! What a branch looks like as a data directory: the files that are no relations, and the relations.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use pageserver::client::Client;
 use pg::datadir::layout::{RelationFile, SEGMENT_BLOCKS};
 use pg::datadir::relation::{Fork, RelTag};
-use pg::lsn::Lsn;
-use runtime::fs::blocking;
 
 use crate::error::Error;
 use crate::file::File;
-use crate::pages::Source;
+use crate::places::Places;
+use crate::skeleton::Skeleton;
 use crate::tree::{Kind, Tree, new_directory};
 
-/// Where things are on this machine.
-#[derive(Clone, Debug)]
-pub struct Places {
-    /// Files of the data directory that are no relations, as of the LSN: what Postgres starts from.
-    pub skeleton: PathBuf,
-    /// Empty; holds what is written to relations.
-    pub overlay: PathBuf,
-    /// Where `pg_wal` really is: a directory that is not on the mount.
-    pub wal: PathBuf,
-}
-
-/// The names of a branch as of `lsn`. Every file belongs to the user `uid`, `gid`.
+/// The names of a branch. Every file belongs to the user `uid`, `gid`.
 ///
 /// # Errors
-/// When the skeleton cannot be read, or the page server does not answer.
-pub async fn tree(
-    source: &Source,
-    lsn: Lsn,
-    places: &Places,
-    version_directory: &str,
-    (uid, gid): (u32, u32),
-) -> Result<Tree, Error> {
+/// When there are more files than we hold.
+pub fn tree(skeleton: &Skeleton, places: &Places, (uid, gid): (u32, u32)) -> Result<Tree, Error> {
     let mut tree = Tree::new(uid, gid);
     let target = places.wal.as_os_str().as_encoded_bytes().to_owned();
     tree.add("pg_wal", Kind::Link(target))?;
-    add_skeleton(&mut tree, &places.skeleton, "")?;
-    let Source { server, user, password } = source;
-    let mut client = Client::connect(server, user, password).await?;
-    let relations = client.relations(lsn).await?;
-    add_relations(&mut tree, &relations, places, version_directory)?;
-    Ok(tree)
-}
-
-/// Files and directories below `folder`, but for relations: they come from the branch.
-fn add_skeleton(tree: &mut Tree, folder: &Path, prefix: &str) -> Result<(), Error> {
-    let listed = blocking::read_dir(folder);
-    for entry in listed.map_err(|source| Error::file("list", folder, source))? {
-        let name = entry.name.to_string_lossy().into_owned();
-        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
-        let local = folder.join(&name);
-        if path == "pg_wal" {
-            continue;
-        }
-        if entry.is_dir {
-            tree.add(&path, new_directory())?;
-            add_skeleton(tree, &local, &path)?;
-        } else if RelationFile::parse(&path).is_none() {
-            tree.add(&path, Kind::File(File::local(local, entry.len)))?;
-        }
+    for entry in &skeleton.entries {
+        let kind = match &entry.file {
+            None => new_directory(),
+            Some((local, bytes)) => Kind::File(File::local(local.clone(), *bytes)),
+        };
+        tree.add(&entry.path, kind)?;
     }
-    Ok(())
+    let image = &skeleton.image;
+    add_relations(&mut tree, &image.relations, &places.overlay, &image.facts.version_directory)?;
+    Ok(tree)
 }
 
 fn add_relations(
     tree: &mut Tree,
     relations: &[(RelTag, u32)],
-    places: &Places,
+    overlay: &Path,
     version_directory: &str,
 ) -> Result<(), Error> {
+    let unlogged: BTreeSet<_> = relations
+        .iter()
+        .filter(|(tag, _)| tag.fork == Fork::Init)
+        .map(|(tag, _)| tag.node())
+        .collect();
     let mut add = |tag: RelTag, pages_of: RelTag, blocks: u32| -> Result<(), Error> {
         let segments = blocks.div_ceil(SEGMENT_BLOCKS).max(1);
         for segment in 0..segments {
             let first = segment * SEGMENT_BLOCKS;
             let in_file = (blocks - first).min(SEGMENT_BLOCKS);
             let path = RelationFile { tag, segment }.path(version_directory).to_string();
-            let local = places.overlay.join(path.replace('/', "-"));
+            let local = overlay.join(path.replace('/', "-"));
             let file = File::relation(local, pages_of, first, in_file, blocks);
             tree.add(&path, Kind::File(file))?;
         }
         Ok(())
     };
     for &(tag, blocks) in relations {
-        add(tag, tag, blocks)?;
-        if tag.fork == Fork::Init {
-            // An unlogged relation begins empty: its main fork is a copy of the init fork.
-            add(tag.with_fork(Fork::Main), tag, blocks)?;
+        match tag.fork {
+            // An unlogged relation begins empty: its main fork is a copy of the init fork, and there are no others.
+            Fork::Init => {
+                add(tag, tag, blocks)?;
+                add(tag.with_fork(Fork::Main), tag, blocks)?;
+            }
+            _ if unlogged.contains(&tag.node()) => {}
+            _ => add(tag, tag, blocks)?,
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuse::{Errno, ROOT};
+    use pg::datadir::relation::RelNode;
+
+    fn size(tree: &mut Tree, path: &str) -> Result<u64, Errno> {
+        let mut node = ROOT;
+        let mut size = 0;
+        for name in path.split('/') {
+            let found = tree.look_up(node, name.as_bytes())?;
+            (node, size) = (found.node, found.size);
+        }
+        Ok(size)
+    }
+
+    #[test]
+    fn relations_have_as_many_files_as_their_blocks_need() {
+        let fork = |number, fork| RelNode::new(1663, 5, number).fork(fork);
+        let relations = [
+            (fork(16384, Fork::Main), SEGMENT_BLOCKS + 3),
+            (fork(16384, Fork::Vm), 1),
+            (fork(16390, Fork::Main), 0),
+            (fork(16400, Fork::Main), 9),
+            (fork(16400, Fork::Init), 1),
+            (RelNode::new(16500, 5, 16510).fork(Fork::Main), 2),
+        ];
+        let mut tree = Tree::new(26, 26);
+        add_relations(&mut tree, &relations, Path::new("/o"), "PG_15_202209061").expect("few");
+        let sizes = [
+            ("base/5/16384", u64::from(SEGMENT_BLOCKS)),
+            ("base/5/16384.1", 3),
+            ("base/5/16384_vm", 1),
+            ("base/5/16390", 0),
+            ("base/5/16400", 1),
+            ("base/5/16400_init", 1),
+            ("pg_tblspc/16500/PG_15_202209061/5/16510", 2),
+        ];
+        for (path, blocks) in sizes {
+            assert_eq!(size(&mut tree, path), Ok(blocks * 8192), "{path}");
+        }
+        assert_eq!(size(&mut tree, "base/5/16384.2"), Err(Errno::NoEntry));
+    }
 }

@@ -8,6 +8,11 @@ use pageserver::client::ClientError;
 
 #[derive(Debug)]
 pub enum Error {
+    /// The user whom root is to become.
+    Account {
+        name: String,
+        source: io::Error,
+    },
     /// A local file or directory.
     File {
         what: &'static str,
@@ -19,12 +24,20 @@ pub enum Error {
         mountpoint: PathBuf,
         source: io::Error,
     },
+    /// The boot image makes no sense.
+    Image(String),
+    /// Another compute has the directory.
+    InUse {
+        directory: PathBuf,
+    },
     PageServer(ClientError),
     /// The kernel speaks another protocol.
     Protocol {
         major: u32,
         minor: u32,
     },
+    /// Postgres does not run (any more).
+    Server(String),
     /// More files than we hold in memory.
     TooManyFiles {
         limit: usize,
@@ -42,7 +55,7 @@ impl Error {
         match self {
             Error::Mount { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some(
-                    "mounting needs root and /dev/fuse; \"howdah restore\" makes a directory instead",
+                    "mounting needs /dev/fuse, and root or user namespaces; --mode directory restores the branch instead",
                 )
             }
             _ => None,
@@ -59,7 +72,15 @@ impl fmt::Display for Error {
             Error::Mount { mountpoint, source } => {
                 write!(f, "could not serve the mount at \"{}\": {source}", mountpoint.display())
             }
+            Error::Account { name, source } => {
+                write!(f, "could not become user \"{name}\": {source}")
+            }
+            Error::Image(what) => write!(f, "the boot image cannot be used: {what}"),
+            Error::InUse { directory } => {
+                write!(f, "another compute runs in \"{}\"", directory.display())
+            }
             Error::PageServer(error) => fmt::Display::fmt(error, f),
+            Error::Server(what) => f.write_str(what),
             Error::Protocol { major, minor } => {
                 write!(f, "the kernel speaks version {major}.{minor} of its file system protocol")
             }

@@ -19,6 +19,8 @@ pub struct File {
     /// Where its local bytes are, or will be.
     pub local: PathBuf,
     pub size: u64,
+    /// Whether there are local bytes: to look for them costs a system call.
+    pub has_local: bool,
     base: Option<Base>,
 }
 
@@ -53,7 +55,7 @@ impl File {
     /// A file that is wholly local.
     #[must_use]
     pub fn local(local: PathBuf, size: u64) -> File {
-        File { local, size, base: None }
+        File { local, size, has_local: true, base: None }
     }
 
     /// A relation's file of `blocks` blocks, `first` being the fork's block that it begins with.
@@ -67,7 +69,7 @@ impl File {
     ) -> File {
         let words = usize::try_from(blocks.div_ceil(64)).unwrap_or(usize::MAX);
         let base = Base { tag, first, fork_blocks, blocks, written: vec![0; words] };
-        File { local, size: u64::from(blocks) * PAGE, base: Some(base) }
+        File { local, size: u64::from(blocks) * PAGE, has_local: false, base: Some(base) }
     }
 
     /// The part of `offset..offset + bytes` that the file has.
@@ -110,6 +112,7 @@ impl File {
 
     /// The bytes of `range` are local now; every block of it that was partly covered had been filled before.
     pub fn written(&mut self, range: &Range<u64>) {
+        self.has_local = true;
         self.size = self.size.max(range.end);
         if let Some(base) = &mut self.base {
             let blocks = range.start / PAGE..range.end.div_ceil(PAGE).min(u64::from(base.blocks));

@@ -1,5 +1,8 @@
 //! A stock Postgres on a mounted branch of the page server. See README.md.
 
+// The mount is the Linux kernel's FUSE.
+#![cfg(target_os = "linux")]
+
 pub mod branch;
 pub mod error;
 pub mod file;
@@ -8,4 +11,9 @@ pub mod limits;
 pub mod mount;
 mod open_files;
 pub mod pages;
+pub mod places;
+pub mod run;
+pub mod server;
+pub mod settings;
+pub mod skeleton;
 pub mod tree;

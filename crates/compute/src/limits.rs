@@ -23,8 +23,26 @@ pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Local files that are held open. Those not used for longest are closed first.
 pub const OPEN_FILES_MAX: usize = 500;
+/// Room on the disk that the overlay leaves to the WAL beside it: four segments. A server that cannot write data says
+/// so and goes on; one that cannot write WAL stops.
+pub const ROOM_FOR_WAL: u64 = 64 << 20;
+/// Most bytes that are written before the room is looked at again.
+pub const ROOM_TAKEN_MAX: u64 = 16 << 20;
+/// Nothing of the mount is served for so long: it hangs, and is better gone.
+pub const HANGS_AFTER: Duration = Duration::from_secs(60);
 /// Names below the mount: memory for them is some 200 bytes each.
 pub const NODES_MAX: usize = 4_000_000;
+
+/// A server that boots has nothing to recover; beyond this somebody should look.
+pub const READY_WAIT: Duration = Duration::from_secs(120);
+/// How often to look whether it is ready: a small part of what a start takes.
+pub const POLL: Duration = Duration::from_millis(2);
+/// Fast shutdown writes all dirty buffers and sends the rest of the WAL; after this long we insist.
+pub const FAST_WAIT: Duration = Duration::from_secs(60);
+/// Immediate shutdown is a signal to every backend; after this long the server is killed.
+pub const IMMEDIATE_WAIT: Duration = Duration::from_secs(5);
+/// A server whose compute was killed gets this long to go down before another is started in its place.
+pub const OLD_SERVER_WAIT: Duration = Duration::from_secs(30);
 
 const _: () = assert!((WRITE_BYTES_MAX as usize).is_multiple_of(PAGE_BYTES));
 const _: () = assert!(FETCH_BLOCKS_MAX as usize >= WRITE_BYTES_MAX as usize / PAGE_BYTES);

@@ -4,7 +4,7 @@
 //! backend's miss keeps no other waiting. Nothing that is written here has to last: a sync is answered at once, for
 //! what Postgres must not lose is in its WAL, which is not on this mount.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use runtime::fuse::Mount;
 use crate::error::Error;
 use crate::file::{File, Piece};
 use crate::fuse::{DirectoryPage, Errno, MAJOR, Operation, Reply, Request, SetAttributes};
-use crate::limits::{OPEN_FILES_MAX, PAGE_BYTES, REQUEST_BYTES_MAX};
+use crate::limits::{OPEN_FILES_MAX, PAGE_BYTES, REQUEST_BYTES_MAX, ROOM_FOR_WAL, ROOM_TAKEN_MAX};
 use crate::open_files::OpenFiles;
 use crate::pages::Pages;
 use crate::tree::{Entry, Kind, Tree, new_directory};
@@ -38,6 +38,8 @@ pub struct FileSystem {
     /// Listings of directories that are open.
     listings: RefCell<Listings>,
     pages: Pages,
+    /// Bytes that may be written before the disk's room is looked at again.
+    room: Cell<u64>,
     /// Where files made from now on have their bytes.
     overlay: PathBuf,
 }
@@ -59,8 +61,15 @@ impl FileSystem {
             open_files: RefCell::new(OpenFiles::new(OPEN_FILES_MAX)),
             listings: RefCell::default(),
             pages,
+            room: Cell::new(0),
             overlay,
         })
+    }
+
+    /// Where the bytes of a file are that is wholly local; `path` is relative to the mount.
+    #[must_use]
+    pub fn local_file(&self, path: &str) -> Option<PathBuf> {
+        self.tree.borrow().find(path).map(|file| file.local.clone())
     }
 
     /// Serves until the mount is gone.
@@ -255,6 +264,9 @@ impl FileSystem {
         let mut data = vec![0; length];
         let tree = self.tree.borrow();
         let file = tree.file(node)?;
+        if !file.has_local {
+            return Ok(data);
+        }
         let opened = self.open_files.borrow_mut().existing(node, &file.local);
         let Some(open) = opened.map_err(|error| local_error(&error))? else { return Ok(data) };
         let mut at = 0;
@@ -323,6 +335,7 @@ impl FileSystem {
     }
 
     fn write_local(&self, node: u64, offset: u64, data: &[u8]) -> Result<u32, Errno> {
+        self.take_room(data.len() as u64)?;
         let mut tree = self.tree.borrow_mut();
         let file = tree.file_mut(node)?;
         let made = self.open_files.borrow_mut().made(node, &file.local);
@@ -330,6 +343,21 @@ impl FileSystem {
         written.map_err(|error| local_error(&error))?;
         file.written(&(offset..offset + data.len() as u64));
         u32::try_from(data.len()).map_err(|_too_long| Errno::Invalid)
+    }
+
+    /// Refuses what the disk has no room for, while it still has some for WAL: a server that cannot write that stops.
+    fn take_room(&self, bytes: u64) -> Result<(), Errno> {
+        if self.room.get() < bytes {
+            let free = blocking::free_bytes(&self.overlay).map_err(|error| local_error(&error))?;
+            let room = free.saturating_sub(ROOM_FOR_WAL);
+            if room < bytes {
+                tracing::error!(free, overlay = %self.overlay.display(), "no room for what is written");
+                return Err(Errno::NoSpace);
+            }
+            self.room.set((room / 2).clamp(bytes, ROOM_TAKEN_MAX.max(bytes)));
+        }
+        self.room.set(self.room.get() - bytes);
+        Ok(())
     }
 
     /// Makes blocks of the branch local.

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
 use pageserver::client::{Client, ClientError, PageStream};
+use pageserver::connection::Login;
 use pg::datadir::relation::RelTag;
 use pg::lsn::Lsn;
 use runtime::clock;
@@ -17,22 +18,14 @@ use crate::limits::{
     FETCH_BLOCKS_MAX, PAGE_BYTES, PAGES_AHEAD_MAX, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STREAMS_MAX,
 };
 
-/// How to reach the page server.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// `host:port`.
-    pub server: String,
-    pub user: String,
-    pub password: String,
-}
-
 /// The page server refused: the reason is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
 /// The pages as of one LSN.
 pub struct Pages {
-    source: Source,
+    /// How to reach the page server; names the branch.
+    login: Login,
     lsn: Lsn,
     streams: RefCell<Streams>,
     ahead: RefCell<Ahead>,
@@ -64,8 +57,8 @@ struct Run {
 
 impl Pages {
     #[must_use]
-    pub fn new(source: Source, lsn: Lsn) -> Pages {
-        Pages { source, lsn, streams: RefCell::default(), ahead: RefCell::default() }
+    pub fn new(login: Login, lsn: Lsn) -> Pages {
+        Pages { login, lsn, streams: RefCell::default(), ahead: RefCell::default() }
     }
 
     /// Blocks `first..first + count` of a fork that has `blocks`, one after another.
@@ -140,10 +133,7 @@ impl Taken<'_> {
     async fn ask(mut self, tag: RelTag, blocks: &[u32], lsn: Lsn) -> Result<Vec<u8>, ClientError> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => {
-                let Source { server, user, password } = &self.pages.source;
-                Client::connect(server, user, password).await?.into_stream().await?
-            }
+            None => Client::log_in(&self.pages.login).await?.into_stream().await?,
         };
         let answer = stream.pages(tag, blocks, lsn).await;
         // After a refusal the stream goes on; a connection that failed is not used again.
@@ -210,10 +200,7 @@ impl Ahead {
 
 impl std::fmt::Debug for Pages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pages")
-            .field("server", &self.source.server)
-            .field("lsn", &self.lsn)
-            .finish()
+        f.debug_struct("Pages").field("server", &self.login.server).field("lsn", &self.lsn).finish()
     }
 }
 

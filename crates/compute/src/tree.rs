@@ -86,6 +86,16 @@ impl Tree {
         Ok(())
     }
 
+    /// The file at `path` (relative, with slashes), if there is one.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Option<&File> {
+        let mut node = ROOT;
+        for name in path.split('/') {
+            node = self.child(node, name.as_bytes())?;
+        }
+        self.file(node).ok()
+    }
+
     fn attach(
         &mut self,
         parent: u64,

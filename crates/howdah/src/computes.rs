@@ -6,6 +6,7 @@
 pub mod directory;
 mod latch;
 mod manager;
+pub mod mounted;
 mod orphans;
 mod permits;
 mod process;

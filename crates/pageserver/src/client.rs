@@ -113,7 +113,7 @@ impl Client {
     }
 }
 
-fn relation(row: &Row) -> Option<(RelTag, u32)> {
+pub(crate) fn relation(row: &Row) -> Option<(RelTag, u32)> {
     let number = |column: usize| row.get(column)?.as_ref()?.parse::<u32>().ok();
     let fork = Fork::from_number(u8::try_from(number(3)?).ok()?)?;
     let (spcnode, dbnode, relnode) = (Oid(number(0)?), Oid(number(1)?), Oid(number(2)?));

@@ -34,7 +34,9 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn file(what: &'static str, path: &Path, source: io::Error) -> Error {
+    /// A file or directory that could not be dealt with as `what` says ("read", "create directory").
+    #[must_use]
+    pub fn file(what: &'static str, path: &Path, source: io::Error) -> Error {
         Error::File { what, path: path.to_owned(), source }
     }
 

@@ -13,6 +13,7 @@ pub mod archive;
 pub mod attachment;
 pub mod base_files;
 pub mod basebackup;
+pub mod boot_image;
 pub mod boundary;
 pub mod branches;
 pub mod bytes;

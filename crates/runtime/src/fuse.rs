@@ -8,7 +8,7 @@
 
 use std::ffi::CString;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::io::Readiness;
+
+mod namespace;
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -41,26 +43,43 @@ pub struct Mount {
     mountpoint: PathBuf,
 }
 
-/// Whether this machine lets us mount: the device is there and may be opened, and we are root.
+/// A file system that is mounted and not served yet. Unlike a [`Mount`] it needs no core: a process can mount, then
+/// give up its rights, and only then begin to serve.
+#[derive(Debug)]
+pub struct Mounted {
+    device: OwnedFd,
+    mountpoint: PathBuf,
+}
+
+/// Whether this machine lets us mount: the device is there and may be opened, and we are root or may have a
+/// namespace of our own.
 ///
 /// # Errors
 /// Why not, as a reason for people.
 pub fn is_available() -> Result<(), String> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("only root may mount".to_owned());
-    }
-    match open_device() {
-        Ok(_device) => Ok(()),
-        Err(error) => Err(format!("{DEVICE}: {error}")),
+    open_device().map_err(|error| format!("{DEVICE}: {error}"))?;
+    if rustix::process::geteuid().is_root() || namespace::is_allowed() {
+        Ok(())
+    } else {
+        Err("only root may mount, and users may not have namespaces of their own".to_owned())
     }
 }
 
-impl Mount {
+/// Gives this process mounts of its own: what it mounts from here on only it and its children see, and it goes with
+/// the last of them, however that ends. An ordinary user gets the right to mount by it.
+///
+/// # Errors
+/// When the system does not allow it, or this process has several threads already.
+pub fn enter_namespace() -> io::Result<()> {
+    namespace::enter()
+}
+
+impl Mounted {
     /// Mounts over the directory `mountpoint`. Requests wait until they are received.
     ///
     /// # Errors
     /// When the device cannot be opened or the kernel refuses: usually for want of rights.
-    pub fn new(mountpoint: &Path, options: &MountOptions) -> io::Result<Mount> {
+    pub fn new(mountpoint: &Path, options: &MountOptions) -> io::Result<Mounted> {
         let device = open_device()?;
         let others = if options.other_users { ",allow_other" } else { "" };
         let data = format!(
@@ -75,8 +94,16 @@ impl Mount {
         let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
         let kind = format!("fuse.{}", options.name);
         rustix::mount::mount(options.name, &target, kind, flags, data.as_c_str())?;
+        Ok(Mounted { device, mountpoint: mountpoint.to_owned() })
+    }
+
+    /// Begins to serve it, on this core.
+    ///
+    /// # Errors
+    /// When the core takes no more descriptors; it is not mounted any more then.
+    pub fn serve(self) -> io::Result<Mount> {
+        let Mounted { device, mountpoint } = self;
         // From here on a failure must not leave the mount behind.
-        let mountpoint = mountpoint.to_owned();
         match Readiness::new(device) {
             Ok(device) => Ok(Mount { device, mountpoint }),
             Err(error) => {
@@ -84,6 +111,16 @@ impl Mount {
                 Err(error)
             }
         }
+    }
+}
+
+impl Mount {
+    /// Mounts over the directory `mountpoint`. Requests wait until they are received.
+    ///
+    /// # Errors
+    /// When the device cannot be opened or the kernel refuses: usually for want of rights.
+    pub fn new(mountpoint: &Path, options: &MountOptions) -> io::Result<Mount> {
+        Mounted::new(mountpoint, options)?.serve()
     }
 
     /// Waits for a request and puts its bytes into `buffer`, which must be as large as the largest one. Answers how
@@ -147,13 +184,14 @@ impl Drop for Mount {
 /// Also for what a process that was killed left behind: such a mount refuses every access.
 pub fn detach(mountpoint: &Path) {
     if let Err(error) = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)
-        && error != Errno::INVAL
+        // It was gone already; or it is in a namespace of our own, and goes with us.
+        && !matches!(error, Errno::INVAL | Errno::PERM)
     {
         tracing::debug!(mountpoint = %mountpoint.display(), %error, "not unmounted");
     }
 }
 
-fn open_device() -> io::Result<std::os::fd::OwnedFd> {
+fn open_device() -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     Ok(rustix::fs::open(DEVICE, flags, Mode::empty())?)
 }

@@ -23,3 +23,4 @@ pub mod random;
 pub mod signal;
 mod sys;
 pub mod tls;
+pub mod watchdog;

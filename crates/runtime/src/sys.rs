@@ -8,6 +8,8 @@
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) mod kqueue;
+#[cfg(target_os = "linux")]
+pub(crate) mod namespace;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 mod provided;

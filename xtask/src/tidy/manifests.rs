@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pooler", &["pg", "runtime"]),
     ("pageserver", &["pg", "runtime", "storage"]),
     ("compute", &["pg", "runtime", "pageserver"]),
-    ("howdah", &["pg", "runtime", "pooler", "pageserver"]),
+    ("howdah", &["pg", "runtime", "pooler", "pageserver", "compute"]),
     ("xtask", &[]),
     ("fuzz", &["pg", "pooler", "howdah"]),
 ];

@@ -7,11 +7,11 @@ use pg::lsn::Lsn;
 use serde_json::{Value, from_value};
 
 use crate::api::client::{Api, escaped};
-use crate::computes::directory;
+use crate::computes::{directory, mounted};
 use crate::computes::settings::Mode;
 use crate::computes::{Line, Phase};
 use crate::config::environment::Environment;
-use crate::error::{Error, Result, While};
+use crate::error::{Result, While};
 use crate::output;
 use crate::postgres::binaries::Binaries;
 
@@ -157,17 +157,13 @@ fn shown(compute: &Line) -> String {
 }
 
 fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<()> {
-    if options.mode == Mode::Fuse {
-        return Err(Error::new("a compute on a mount cannot be started yet")
-            .hint("--mode directory restores the branch instead"));
-    }
     let database = match options.lsn {
         Some(lsn) => format!("{}@{lsn}", options.branch),
         None => options.branch.clone(),
     };
     let writes = options.lsn.is_none() && !options.ephemeral;
     let absolute = std::path::absolute(&options.dir);
-    directory::run(&directory::Options {
+    let run = directory::Options {
         branch: options.branch.clone(),
         standby: writes.then(|| options.standby.clone()),
         login: api.credentials.login(&options.page_server, &database)?,
@@ -175,7 +171,8 @@ fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<(
         port: options.port,
         binaries: Binaries::find(&PathBuf::new(), environment)?,
         settings: options.settings.clone(),
-    })
+    };
+    if mounted::is_wanted(options.mode)? { mounted::run(run) } else { directory::run(&run) }
 }
 
 fn setting(text: &str) -> std::result::Result<(String, String), String> {

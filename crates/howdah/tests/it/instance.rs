@@ -75,10 +75,15 @@ pub(crate) struct Instance {
 impl Instance {
     /// Starts one in `folder`, on free ports, with these additions to the pooler's configuration.
     pub(crate) fn start(folder: &Folder, more: &str) -> Self {
+        Self::start_at(folder, more, "127.0.0.1:0")
+    }
+
+    /// The same with the page service at this address.
+    pub(crate) fn start_at(folder: &Folder, more: &str, page_service: &str) -> Self {
         let port = free_port();
         let config = folder.path().join("test.toml");
         let text = format!(
-            "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
+            "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"{page_service}\"\n\
              [postgres]\nport = 0\nsettings.shared_buffers = \"16MB\"\nsettings.fsync = false\n\
              [pooler]\nlisten_port = {port}\n{more}"
         );

@@ -7,6 +7,8 @@
 
 // What needs no server.
 mod cli;
+// One `howdah compute run` on a mount.
+mod compute;
 // Real drivers, each with its suite.
 mod drivers;
 // One `howdah up` in a folder of its own, and the programs to use it with.

@@ -2,4 +2,5 @@
 
 mod computes;
 mod life;
+mod mounted;
 mod pages;

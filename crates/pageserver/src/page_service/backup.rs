@@ -22,10 +22,11 @@ use crate::moment::Moment;
 use crate::timeline::Timeline;
 
 mod archive;
+mod boot_image;
 mod contents;
 mod manifest;
 
-use archive::Failure;
+use archive::{Failure, Wal};
 use manifest::{Checksums, Manifest};
 
 /// What the command asks for.
@@ -215,7 +216,8 @@ impl Session<'_> {
                 tablespace: archive.location.as_bytes(),
             })
             .await?;
-            archive::send(&mut sink, moment, &contents, archive, request.wal).await?;
+            let wal = if request.wal { Wal::Whole } else { Wal::None };
+            archive::send(&mut sink, moment, &contents, archive, wal).await?;
         }
         if let Some(manifest) = sink.manifest.take() {
             sink.part(BackupPart::Manifest).await?;

@@ -1,5 +1,6 @@
 //! Answers with rows: who the server is, its settings, its slots, and commands of our own (`RELATIONS [lsn]`,
-//! which lists every relation fork as of an LSN, and `TRANSACTIONS page [lsn]`, which gives a page of `pg_xact`).
+//! which lists every relation fork as of an LSN, `TRANSACTIONS page [lsn]`, which gives a page of `pg_xact`, and
+//! `BOOT_IMAGE`, which is answered in `backup/boot_image.rs`).
 
 use pg::lsn::Lsn;
 use pg::oid::Oid;
@@ -12,6 +13,7 @@ use pg::wire::replication::reply::{CreatedSlot, IdentifySystem, ReadSlot, Timeli
 
 use super::session::Session;
 use crate::limits::PAGE_BYTES;
+use crate::timeline::Timeline;
 use crate::{lineage, promotion};
 
 /// Commands of our own, besides those of the replication grammar.
@@ -19,6 +21,8 @@ use crate::{lineage, promotion};
 pub(super) enum Own {
     Relations { lsn: Lsn },
     Transactions { page: u32, lsn: Lsn },
+    /// Of the connection's target: see `backup/boot_image.rs`.
+    BootImage,
 }
 
 impl Own {
@@ -35,6 +39,7 @@ impl Own {
             ("TRANSACTIONS", [page] | [page, _]) => {
                 Some(Own::Transactions { page: page.parse().ok()?, lsn: lsn(arguments.get(1))? })
             }
+            ("BOOT_IMAGE", []) => Some(Own::BootImage),
             _ => None,
         }
     }
@@ -153,6 +158,12 @@ impl Session<'_> {
     pub(super) async fn relations(&mut self, lsn: Lsn) -> Result<(), Report> {
         let timeline = self.service.timeline(&self.target.branch)?;
         let lsn = timeline.lsn_for(lsn, Lsn::INVALID).await.map_err(|error| error.report())?;
+        self.list_relations(&timeline, lsn);
+        Ok(())
+    }
+
+    /// The same of an LSN that is known to be good.
+    pub(super) fn list_relations(&mut self, timeline: &Timeline, lsn: Lsn) {
         let names = [&b"tablespace"[..], b"database", b"relation", b"fork", b"blocks"];
         let fields = names.map(|name| Field::text(name, Oid::INT8, 8));
         backend::write::row_description(&mut self.out, &fields);
@@ -165,7 +176,6 @@ impl Session<'_> {
             backend::write::data_row(&mut self.out, &row);
         }
         backend::write::command_complete(&mut self.out, format!("RELATIONS {}", forks.len()));
-        Ok(())
     }
 
     pub(super) async fn transactions(&mut self, page: u32, lsn: Lsn) -> Result<(), Report> {

@@ -108,6 +108,7 @@ impl<'m> Session<'m> {
             Ok(None) => match Own::parse(sql) {
                 Some(Own::Relations { lsn }) => self.relations(lsn).await,
                 Some(Own::Transactions { page, lsn }) => self.transactions(page, lsn).await,
+                Some(Own::BootImage) => self.boot_image().await?,
                 None => {
                     let message = "the page service runs replication commands only";
                     Err(Report::error(SqlState::SYNTAX_ERROR, message))

@@ -224,3 +224,22 @@ pub fn symlink(target: impl AsRef<Path>, link: impl AsRef<Path>) -> io::Result<(
 pub fn set_owner(path: impl AsRef<Path>, uid: u32, gid: u32) -> io::Result<()> {
     std::os::unix::fs::chown(path, Some(uid), Some(gid))
 }
+
+/// User and group that a file or folder belongs to.
+///
+/// # Errors
+/// What the system says.
+pub fn owner(path: impl AsRef<Path>) -> io::Result<(u32, u32)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.uid(), metadata.gid()))
+}
+
+/// Bytes that an ordinary user may still write to the file system that `path` is on.
+///
+/// # Errors
+/// What the system says.
+pub fn free_bytes(path: impl AsRef<Path>) -> io::Result<u64> {
+    let system = rustix::fs::statvfs(path.as_ref())?;
+    Ok(system.f_bavail.saturating_mul(system.f_frsize))
+}

@@ -4,6 +4,7 @@
 
 use pg::datadir::layout::{RelationFile, SEGMENT_BLOCKS, two_phase_file};
 use pg::datadir::slru::Slru;
+use pg::lsn::Lsn;
 use pg::wal::segment::SegmentName;
 use runtime::clock;
 use tar::{EntryType, Header};
@@ -44,6 +45,16 @@ const FOLDERS: [&str; 22] = [
     "pg_xact",
 ];
 
+/// How much WAL is in the archive of the data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wal {
+    None,
+    /// The segments that a server starts from.
+    Whole,
+    /// The same, but the last one ends with its WAL: whoever takes it makes the file as long as a segment.
+    Used,
+}
+
 /// Why an archive is not complete.
 pub(super) enum Failure {
     /// Something of the cluster cannot be given.
@@ -63,7 +74,7 @@ pub(super) async fn send(
     moment: &Moment,
     contents: &Contents,
     archive: &Archive,
-    with_wal: bool,
+    wal: Wal,
 ) -> Result<(), Failure> {
     let mut writer = Writer { sink, contents, archive, time: clock::wall_micros() / 1_000_000 };
     if archive.tablespace.is_none() {
@@ -78,8 +89,8 @@ pub(super) async fn send(
         writer.fork(moment, piece).await?;
     }
     if archive.tablespace.is_none() {
-        if with_wal {
-            writer.wal(moment).await?;
+        if wal != Wal::None {
+            writer.wal(moment, wal).await?;
         }
         // Last, so that half a backup cannot be started.
         writer.file("global/pg_control", &moment.image.control).await?;
@@ -183,15 +194,19 @@ impl Writer<'_, '_, '_> {
     }
 
     /// The segments that a server needs to start, which are not in the manifest.
-    async fn wal(&mut self, moment: &Moment) -> Result<(), Failure> {
+    async fn wal(&mut self, moment: &Moment, wal: Wal) -> Result<(), Failure> {
         let manifest = &moment.timeline.manifest;
         let bytes = manifest.wal_segment_bytes;
         let mut segment =
             SegmentName::of(moment.postgres_timeline(), moment.image.checkpoint, bytes);
         while segment.start() < moment.wal_end() {
-            let (start, end) = (segment.start(), segment.start() + u64::from(bytes));
+            let (start, mut end) = (segment.start(), segment.start() + u64::from(bytes));
+            if wal == Wal::Used {
+                let used = moment.wal_end().0.next_multiple_of(TAR_BLOCK as u64);
+                end = end.min(Lsn(used));
+            }
             let path = format!("pg_wal/{segment}");
-            self.header(&path, EntryType::Regular, u64::from(bytes), None).await?;
+            self.header(&path, EntryType::Regular, end.bytes_since(start), None).await?;
             let mut at = start;
             while at < end {
                 let until = end.min(at + BACKUP_MESSAGE_BYTES as u64);
@@ -202,7 +217,10 @@ impl Writer<'_, '_, '_> {
                 self.sink.write(&wal).await?;
                 at = until;
             }
-            self.file_without_manifest(&format!("pg_wal/archive_status/{segment}.done")).await?;
+            if wal == Wal::Whole {
+                let done = format!("pg_wal/archive_status/{segment}.done");
+                self.file_without_manifest(&done).await?;
+            }
             segment.number += 1;
         }
         self.history(moment).await

@@ -1,0 +1,216 @@
+//! A compute as a process: the branch is mounted, a stock Postgres runs on it, until it is told to stop.
+//!
+//! 1. The mount is in a namespace of this process's own: it goes with the process and its Postgres, however they end,
+//!    and nothing outside can touch it or be blocked by it.
+//! 2. When this process dies the kernel ends every access to the mount with an error, and tells Postgres to shut down
+//!    at once. Nothing hangs.
+//! 3. When Postgres dies this process ends: there is no recovery from scratch files.
+//! 4. Root is needed to mount, and given up for good before anything is read.
+
+use std::future::{Future, poll_fn};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use pageserver::connection::Login;
+use pg::lsn::Lsn;
+use runtime::clock;
+use runtime::executor::{self, block_on};
+use runtime::fs::blocking::{self, Lock};
+use runtime::fuse::{self, MountOptions, Mounted};
+use runtime::identity::{User, effective_uid, is_root};
+use runtime::io;
+use runtime::process::Child;
+use runtime::signal::{Signal, Signals};
+use runtime::watchdog::{self, Watchdog};
+
+use crate::branch;
+use crate::error::Error;
+use crate::limits::{HANGS_AFTER, WRITE_BYTES_MAX};
+use crate::mount::FileSystem;
+use crate::pages::Pages;
+use crate::places::Places;
+use crate::server;
+use crate::settings::{HBA, Wanted, settings};
+use crate::skeleton;
+
+/// The account that root becomes if the directory is root's: PostgreSQL refuses to run as root.
+const ACCOUNT: &str = "postgres";
+
+/// What to run.
+#[derive(Debug)]
+pub struct Options {
+    /// Who we are to the page service, and at which moment of which branch.
+    pub login: Login,
+    /// Absolute; for this compute alone.
+    pub directory: PathBuf,
+    /// The program `postgres`.
+    pub program: PathBuf,
+    pub wanted: Wanted,
+}
+
+/// A compute that takes connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Where it began.
+    pub lsn: Lsn,
+    pub postgres_pid: u32,
+}
+
+/// Runs until SIGTERM or SIGINT; `ready` is called once it takes connections. The process is used up afterwards: it
+/// has given up its rights and parted from the mounts of others.
+///
+/// # Errors
+/// When it cannot start, and when Postgres or the mount ends unasked.
+pub fn run(options: &Options, ready: impl FnOnce(Ready)) -> Result<(), Error> {
+    let places = Places::below(&options.directory);
+    let made = blocking::create_dir_all(&places.directory);
+    made.map_err(|source| Error::file("create directory", &places.directory, source))?;
+    let lock = places.directory.join("lock");
+    let locked = Lock::take(&lock).map_err(|source| Error::file("lock", &lock, source))?;
+    let Some(_lock) = locked else { return Err(Error::InUse { directory: places.directory }) };
+    places.clear()?;
+    let mounted = mount(&places)?;
+    let owner = (effective_uid(), runtime::identity::effective_gid());
+    let written = blocking::write_atomic(&places.hba, HBA.as_bytes());
+    written.map_err(|source| Error::file("write", &places.hba, source))?;
+    let served = block_on(&io::Options::default(), serve(options, &places, mounted, owner, ready));
+    let served = served
+        .map_err(|source| Error::file("start an event loop for", &places.directory, source))?;
+    places.discard()?;
+    served
+}
+
+/// Mounts, and becomes the user whom it belongs to.
+fn mount(places: &Places) -> Result<Mounted, Error> {
+    let failed = |source| Error::Mount { mountpoint: places.data.clone(), source };
+    let user = server_user(places)?;
+    fuse::enter_namespace().map_err(failed)?;
+    let uid = user.as_ref().map_or_else(effective_uid, |user| user.uid);
+    let gid = user.as_ref().map_or_else(runtime::identity::effective_gid, |user| user.gid);
+    let options = MountOptions {
+        name: "howdah",
+        uid,
+        gid,
+        other_users: false,
+        read_bytes_max: WRITE_BYTES_MAX,
+    };
+    let mounted = Mounted::new(&places.data, &options).map_err(failed)?;
+    if let Some(user) = user {
+        user.assume().map_err(|source| Error::Account { name: user.name, source })?;
+    }
+    Ok(mounted)
+}
+
+/// Whom root becomes: the owner of the directory.
+fn server_user(places: &Places) -> Result<Option<User>, Error> {
+    if !is_root() {
+        return Ok(None);
+    }
+    let directory = &places.directory;
+    let owner = blocking::owner(directory);
+    let (uid, _gid) = owner.map_err(|source| Error::file("look at", directory, source))?;
+    let found = if uid == 0 { User::named(ACCOUNT) } else { User::with_uid(uid) };
+    let name = || if uid == 0 { ACCOUNT.to_owned() } else { uid.to_string() };
+    let user = found.and_then(|user| user.ok_or_else(|| std::io::ErrorKind::NotFound.into()));
+    let user = user.map_err(|source| Error::Account { name: name(), source })?;
+    places.give(user.uid, user.gid)?;
+    Ok(Some(user))
+}
+
+async fn serve(
+    options: &Options,
+    places: &Places,
+    mounted: Mounted,
+    owner: (u32, u32),
+    ready: impl FnOnce(Ready),
+) -> Result<(), Error> {
+    // Whatever waits for a mount that nobody serves waits for ever; if we are gone it gets errors.
+    let watchdog = Watchdog::start(HANGS_AFTER, watchdog::end_process);
+    let _watchdog =
+        watchdog.map_err(|source| Error::file("watch over", &places.directory, source))?;
+    let signals = Signals::new(&[Signal::Terminate, Signal::Interrupt]);
+    let mut signals =
+        signals.map_err(|source| Error::file("handle signals for", &places.directory, source))?;
+    let started = match first(start(options, places, mounted, owner), signals.next()).await {
+        First::A(started) => started?,
+        First::B(_signal) => return Ok(()),
+    };
+    ready(Ready { lsn: started.lsn, postgres_pid: started.child.pid() });
+    let Started { child, mut serving, .. } = started;
+    let ended = first(first(child.wait(), &mut serving), signals.next()).await;
+    let outcome = match ended {
+        First::A(First::A(Ok(exit))) => Err(Error::Server(format!("the server ended: {exit}"))),
+        First::A(First::A(Err(error))) => Err(Error::Server(format!("the server: {error}"))),
+        First::A(First::B(served)) => {
+            server::end(&child).await;
+            Err(match served {
+                Ok(Err(error)) => error,
+                _ => Error::Server("the mount is gone".to_owned()),
+            })
+        }
+        First::B(_signal) => {
+            server::end(&child).await;
+            Ok(())
+        }
+    };
+    // Whoever still has files of the mount open gets errors from here on.
+    serving.abort();
+    outcome
+}
+
+/// A server that takes connections on a mount that is being served.
+struct Started {
+    lsn: Lsn,
+    child: Child,
+    serving: executor::JoinHandle<Result<(), Error>>,
+}
+
+async fn start(
+    options: &Options,
+    places: &Places,
+    mounted: Mounted,
+    owner: (u32, u32),
+) -> Result<Started, Error> {
+    let began = clock::now();
+    let skeleton = skeleton::fetch(&options.login, places).await?;
+    let fetched = began.elapsed();
+    let lsn = skeleton.image.facts.lsn;
+    let tree = branch::tree(&skeleton, places, owner)?;
+    let failed = |source| Error::Mount { mountpoint: places.data.clone(), source };
+    let mount = mounted.serve().map_err(failed)?;
+    let pages = Pages::new(options.login.clone(), lsn);
+    let file_system = FileSystem::new(mount, tree, pages, places.overlay.clone());
+    let served = Rc::clone(&file_system);
+    let serving = executor::spawn(async move { served.serve().await });
+    server::old_one_gone(places, options.wanted.port).await;
+    let prepared = skeleton.prepared_transactions;
+    let settings = settings(&options.wanted, places, &skeleton.control, prepared);
+    let child = server::spawn(&options.program, places, &settings)?;
+    if let Err(error) = server::ready(&file_system, &child).await {
+        server::end(&child).await;
+        return Err(error);
+    }
+    let took = began.elapsed();
+    tracing::info!(%lsn, ?fetched, ?took, relations = skeleton.image.relations.len(), "ready");
+    Ok(Started { lsn, child, serving })
+}
+
+/// What came first.
+enum First<A, B> {
+    A(A),
+    B(B),
+}
+
+/// Waits for one of two; the other is dropped.
+async fn first<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> First<A, B> {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    poll_fn(|cx| {
+        if let Poll::Ready(value) = a.as_mut().poll(cx) {
+            return Poll::Ready(First::A(value));
+        }
+        b.as_mut().poll(cx).map(First::B)
+    })
+    .await
+}

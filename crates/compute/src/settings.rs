@@ -1,0 +1,91 @@
+//! How the Postgres of a compute is configured: the branch's own configuration files, and what must be otherwise here.
+//!
+//! Everything under a compute's directory is scratch. After a crash nothing of it is recovered: the next compute boots
+//! from the page server where the branch ends. That is why these are off:
+//!
+//! - `fsync`: what must last is in the page server once it has confirmed it. The local WAL is thrown away after a
+//!   crash, so to sync it protects nothing; WAL is sent when it was written, and a commit of a writable branch waits
+//!   until the page server, as the synchronous standby, has it on disk.
+//! - `full_page_writes`: torn pages are a danger to a server that recovers from its own files. The page server redoes
+//!   records one after another on whole pages, and needs an image no more often than the records themselves bring one.
+//! - `restart_after_crash`: a server that recovers from here would read what was never made durable.
+
+use std::path::PathBuf;
+
+use pg::datadir::control::ControlFile;
+
+use crate::places::Places;
+
+/// What the branch's control file says of its last server, and what is asked of this one.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub port: u16,
+    /// Who must have received a commit before it is acknowledged; `None`: nobody follows.
+    pub standby: Option<String>,
+    /// The operator's, by name; they win.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Fewest walsenders: the page server, and somebody who takes a backup.
+const WALSENDERS_MIN: i32 = 10;
+
+/// Who may log in: whoever may enter the directory of the socket, which is its owner alone.
+pub const HBA: &str = "local all all trust\nlocal replication all trust\n";
+
+/// Settings for the command line, the last of a name wins.
+#[must_use]
+pub fn settings(
+    wanted: &Wanted,
+    places: &Places,
+    control: &ControlFile,
+    prepared_transactions: usize,
+) -> Vec<(String, String)> {
+    let shown = |path: &PathBuf| path.display().to_string();
+    let parameters = &control.parameters;
+    // A server refuses to start with fewer than there are to be taken over.
+    let prepared = i32::try_from(prepared_transactions).unwrap_or(i32::MAX);
+    let prepared = prepared.max(parameters.max_prepared_transactions);
+    let wal_level = if parameters.wal_level >= 2 { "logical" } else { "replica" };
+    let standby = wanted.standby.as_deref().map_or_else(String::new, quoted);
+    let fixed = [
+        // Where things are. A packager's configuration file may name other places.
+        ("data_directory", shown(&places.data)),
+        ("hba_file", shown(&places.hba)),
+        ("external_pid_file", shown(&places.directory.join("postgres.pid"))),
+        ("listen_addresses", String::new()),
+        ("port", wanted.port.to_string()),
+        ("unix_socket_directories", shown(&places.directory)),
+        ("unix_socket_permissions", "0700".to_owned()),
+        // No certificates are served, and nobody is on the network.
+        ("ssl", "off".to_owned()),
+        ("log_destination", "stderr".to_owned()),
+        ("logging_collector", "off".to_owned()),
+        ("log_line_prefix", "%m [%p] ".to_owned()),
+        ("fsync", "off".to_owned()),
+        ("full_page_writes", "off".to_owned()),
+        ("restart_after_crash", "off".to_owned()),
+        ("archive_mode", "off".to_owned()),
+        ("wal_level", wal_level.to_owned()),
+        ("max_wal_senders", parameters.max_wal_senders.max(WALSENDERS_MIN).to_string()),
+        ("max_prepared_transactions", prepared.to_string()),
+        ("synchronous_standby_names", standby),
+        // No crash recovery has to be kept short by checkpoints; the amount of WAL still asks for them.
+        ("checkpoint_timeout", "1h".to_owned()),
+        // Writing back early spares a disk nothing that is never synced.
+        ("checkpoint_flush_after", "0".to_owned()),
+        ("bgwriter_flush_after", "0".to_owned()),
+        ("backend_flush_after", "0".to_owned()),
+        // Hints to the kernel make it read blocks twice, for the mount bypasses its cache; we read ahead ourselves.
+        ("effective_io_concurrency", "0".to_owned()),
+        ("maintenance_io_concurrency", "0".to_owned()),
+        // Shared memory as mapped files cannot be on the mount.
+        ("dynamic_shared_memory_type", "posix".to_owned()),
+    ];
+    let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
+    fixed.chain(wanted.settings.iter().cloned()).collect()
+}
+
+/// A name in a list of standbys, where a quote is doubled.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

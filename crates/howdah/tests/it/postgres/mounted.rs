@@ -1,0 +1,6 @@
+//! Computes on mounts, each with a stock Postgres. Without the right to mount there is nothing to test here.
+
+mod boot;
+mod facts;
+mod faults;
+mod work;
