@@ -68,6 +68,8 @@ pub fn settings(
         ("wal_level", wal_level.to_owned()),
         ("max_wal_senders", parameters.max_wal_senders.max(WALSENDERS_MIN).to_string()),
         ("max_prepared_transactions", prepared.to_string()),
+        // Without it what is known of earlier commits could not be asked for.
+        ("track_commit_timestamp", on_off(parameters.track_commit_timestamp).to_owned()),
         ("synchronous_standby_names", standby),
         // No crash recovery has to be kept short by checkpoints; the amount of WAL still asks for them.
         ("checkpoint_timeout", "1h".to_owned()),
@@ -83,6 +85,10 @@ pub fn settings(
     ];
     let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
     fixed.chain(wanted.settings.iter().cloned()).collect()
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 /// A name in a list of standbys, where a quote is doubled.

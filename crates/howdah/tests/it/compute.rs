@@ -39,6 +39,17 @@ pub(crate) fn can_mount() -> bool {
     }
 }
 
+/// Makes a branch of everything that was committed by now.
+pub(crate) fn branch(instance: &Instance, name: &str) {
+    let lsn = instance.sql("SELECT pg_current_wal_flush_lsn()");
+    let deadline = Instant::now() + PATIENCE;
+    // The page server may have a part of it still to come.
+    while let Err(said) = instance.howdah(&["branch", "create", name, "--at", &lsn]) {
+        assert!(Instant::now() < deadline, "{said}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Starts a branch's writer, and has the page server follow it.
 pub(crate) fn writer(instance: &Instance, folder: &Folder, branch: &str, name: &str) -> Compute {
     let compute = Compute::start(instance, folder, name, &["--branch", branch]);

@@ -9,7 +9,6 @@ const SAME: &[&str] = &[
     "SELECT string_agg(xmin::text || ' ' || i, ',' ORDER BY i) FROM locked",
     "SELECT string_agg(pg_xact_commit_timestamp(xmin)::text, ',' ORDER BY i) FROM stamped",
     "SELECT count(*) FROM stamped WHERE pg_xact_commit_timestamp(xmin) IS NOT NULL",
-    "SELECT string_agg(external_id || ' ' || remote_lsn, ',' ORDER BY external_id) FROM pg_replication_origin_status",
     "SELECT system_identifier FROM pg_control_system()",
     "SELECT data_page_checksum_version FROM pg_control_init()",
     "SELECT string_agg(datname, ',' ORDER BY oid) FROM pg_database",
