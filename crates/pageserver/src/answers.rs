@@ -57,6 +57,13 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
             };
             drop(reply.send(detached.map(answer_of).map_err(problem)));
         }
+        Question::ReleaseMain(reply) => {
+            let released = match branches {
+                Some(branches) => branches.release_main().await,
+                None => Err(not_ready()),
+            };
+            drop(reply.send(released.map(answer_of).map_err(problem)));
+        }
         Question::LsnAt { branch, at, reply } => {
             let found = branches.ok_or_else(not_ready);
             let found = found.and_then(|branches| moment(&branches, &branch, &at));

@@ -197,6 +197,7 @@ pub(crate) enum Question {
         name: String,
         reply: Reply<Result<Attached, Problem>>,
     },
+    ReleaseMain(Reply<Result<Attached, Problem>>),
     LsnAt {
         branch: String,
         at: String,
@@ -267,6 +268,11 @@ impl Handle {
     /// Lets a branch be written by nobody; its end stays as it is then.
     pub async fn detach(&self, name: String) -> Option<Result<Attached, Problem>> {
         self.ask(|reply| Question::Detach { name, reply }).await
+    }
+
+    /// Gives `main` up for lost by the server of the settings, for good: computes can be attached to it then.
+    pub async fn release_main(&self) -> Option<Result<Attached, Problem>> {
+        self.ask(Question::ReleaseMain).await
     }
 
     /// Which LSN a time (or a restore point) is on a branch.

@@ -83,6 +83,7 @@ async fn of_branch(
             Ok(wanted) => outcome(pages.attach(name, wanted).await),
             Err(message) => Response::error(400, "bad_request", message),
         },
+        ("POST", "release") if name == "main" => outcome(pages.release_main().await),
         ("POST", "detach") => outcome(pages.detach(name).await),
         ("GET", "leases") => {
             let leases = pages.leases(name).await;
@@ -152,5 +153,23 @@ fn outcome(result: Option<Result<impl Serialize, Problem>>) -> Response {
             }
         }
         None => not_here("page server"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compute_is_attached_by_host_and_port() {
+        let body = json!({ "host": "/run/x", "port": 5499, "user": "u", "epoch": 7 });
+        let wanted = attachment(Some(&body)).expect("it is complete");
+        let Attachment { server, epoch } = wanted;
+        assert_eq!((server.address.as_str(), epoch), ("/run/x/.s.PGSQL.5499", Some(7)));
+        assert_eq!((server.user.as_str(), server.password_file), ("u", None));
+        let password = json!({ "host": "::1", "port": 5499, "password": "geheim" });
+        for wrong in [None, Some(&json!({ "host": "x" })), Some(&password)] {
+            assert!(attachment(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

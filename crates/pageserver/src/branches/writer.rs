@@ -3,7 +3,7 @@
 //! Rules:
 //! 1. A branch follows one compute, the one attached last; its epoch is on disk before a byte of its WAL is taken in.
 //! 2. A compute is attached only if its WAL goes on exactly where the branch ends: else the branch stays with whom it has.
-//! 3. `main` follows the server of the settings until a compute is attached to it, or it is detached.
+//! 3. `main` follows the server of the settings until it is released from that, for good; then it is as any branch.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -78,6 +78,7 @@ impl Branches {
     /// what connecting to it says. Nothing has changed then.
     pub async fn attach(&self, name: &str, wanted: Attachment) -> Result<Attached, BranchError> {
         let (timeline, writer) = self.writer_of(name)?;
+        writer.check_free(name)?;
         let _turn = writer.begin_change()?;
         if let Some(problem) = writer.broken.borrow().as_ref() {
             let message = format!("the WAL of branch \"{name}\" is not whole: {}", problem.message);
@@ -114,15 +115,14 @@ impl Branches {
     /// from here on.
     pub async fn detach(&self, name: &str) -> Result<Attached, BranchError> {
         let (timeline, writer) = self.writer_of(name)?;
-        let _turn = writer.begin_change()?;
-        // From its first epoch on, `main` does not follow the server of the settings any more.
-        let epoch = writer.record.borrow().epoch.max(u64::from(name == MAIN));
-        let record = Record { epoch, server: None };
-        writer.stop().await;
-        writer.write(record, &timeline).await?;
-        let (epoch, end) = (writer.record.borrow().epoch, timeline.ingested());
-        tracing::info!(branch = name, %end, "compute detached");
-        Ok(Attached { epoch, end })
+        writer.check_free(name)?;
+        writer.detach(&timeline).await
+    }
+
+    /// Gives `main` up for lost by the server of the settings, for good: from here on computes can be attached to it.
+    pub async fn release_main(&self) -> Result<Attached, BranchError> {
+        let (timeline, writer) = self.writer_of(MAIN)?;
+        writer.detach(&timeline).await
     }
 
     /// Where a branch ends: a compute that is to write it begins there.
@@ -188,6 +188,27 @@ impl Writer {
             return Err(BranchError::Refused(message, "try again"));
         }
         Ok(Turn(&self.changing))
+    }
+
+    /// Refuses `main` while it follows the server of the settings: nobody is to take that away by the way.
+    fn check_free(&self, name: &str) -> Result<(), BranchError> {
+        if name != MAIN || self.record.borrow().epoch > 0 {
+            return Ok(());
+        }
+        let message = "\"main\" follows the server of the settings".to_owned();
+        let hint = "make a branch of it; if that server is lost, release \"main\" first";
+        Err(BranchError::Refused(message, hint))
+    }
+
+    async fn detach(&self, timeline: &Timeline) -> Result<Attached, BranchError> {
+        let _turn = self.begin_change()?;
+        // From its first epoch on, `main` does not follow the server of the settings any more.
+        let epoch = self.record.borrow().epoch.max(u64::from(timeline.name == MAIN));
+        self.stop().await;
+        self.write(Record { epoch, server: None }, timeline).await?;
+        let end = timeline.ingested();
+        tracing::info!(branch = timeline.name, %end, "compute detached");
+        Ok(Attached { epoch, end })
     }
 
     /// The epoch of a new attachment.

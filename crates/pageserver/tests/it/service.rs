@@ -43,6 +43,7 @@ enum Order {
         name: String,
         reply: Reply<Result<Attached, String>>,
     },
+    Release(Reply<Result<Attached, String>>),
     Writing {
         name: String,
         reply: Reply<Writing>,
@@ -112,6 +113,11 @@ impl Service {
                         Order::Detach { name, reply } => {
                             let branches = server.follower().branches().expect("a base backup");
                             let done = branches.detach(&name).await;
+                            drop(reply.send(done.map_err(|error| format!("{error:?}"))));
+                        }
+                        Order::Release(reply) => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            let done = branches.release_main().await;
                             drop(reply.send(done.map_err(|error| format!("{error:?}"))));
                         }
                         Order::Writing { name, reply } => {
@@ -185,6 +191,11 @@ impl Service {
     pub(crate) fn detach(&self, name: &str) -> Attached {
         let name = name.to_owned();
         self.ask(|reply| Order::Detach { name, reply }).expect("it can be detached")
+    }
+
+    /// `main` does not follow the server of the settings any more.
+    pub(crate) fn release_main(&self) -> Attached {
+        self.ask(Order::Release).expect("it can be released")
     }
 
     pub(crate) fn writing(&self, name: &str) -> Writing {

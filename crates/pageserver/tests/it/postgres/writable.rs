@@ -243,7 +243,9 @@ fn main_is_taken_over_by_a_compute_when_its_server_has_died() {
     service.wait_lsn(current_lsn(&cluster));
     cluster.stop("immediate");
     assert_eq!(service.writing("main").epoch, 0);
-    let end = service.detach("main").end;
+    let refused = service.attach("main", &cluster.socket(), None).expect_err("it has a server");
+    assert!(refused.contains("follows the server of the settings"), "{refused}");
+    let end = service.release_main().end;
     let first = compute((&cluster, &tools), &service, ("main", "first"));
     // The old server comes back too late: nobody follows it, and its WAL is none that goes on from what is here.
     cluster.run();
