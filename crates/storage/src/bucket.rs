@@ -20,11 +20,13 @@ use futures_util::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use runtime::bridge::Bridge;
+use runtime::executor;
 use runtime::fs::{self, File};
+use runtime::mailbox::{self, Pending};
 
-pub use address::Address;
+pub use address::{Address, AddressError};
 pub use error::{BucketError, Fault};
-pub use numbered::{Numbered, Published, Writer};
+pub use numbered::{Claim, Nonce, Numbered, Published, Writer};
 pub use patience::Patience;
 
 use crate::limits::{OBJECTS_LISTED_MAX, TRANSFER_PART_BYTES};
@@ -40,8 +42,36 @@ mod probe;
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     base: ObjectPath,
-    bridge: Bridge,
+    side: Side,
     patience: Patience,
+}
+
+/// Where requests run.
+#[derive(Clone, Debug)]
+enum Side {
+    Tokio(Bridge),
+    /// On the core itself: for stores that need nothing of tokio, such as one in memory in a simulated world.
+    Core,
+}
+
+impl Side {
+    fn run<F>(&self, request: F) -> Pending<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        match self {
+            Side::Tokio(bridge) => bridge.run(request),
+            Side::Core => {
+                let (reply, pending) = mailbox::oneshot();
+                executor::spawn_detached(async move {
+                    // Nobody waiting any more is no error.
+                    reply.send(request.await).ok();
+                });
+                pending
+            }
+        }
+    }
 }
 
 /// Whether [`Bucket::create`] made the object.
@@ -78,7 +108,13 @@ impl Bucket {
         bridge: Bridge,
         patience: Patience,
     ) -> Bucket {
-        Bucket { store, base, bridge, patience }
+        Bucket { store, base, side: Side::Tokio(bridge), patience }
+    }
+
+    /// The same of a store whose requests need nothing of tokio: they run on the core that asks.
+    #[must_use]
+    pub fn on_core(store: Arc<dyn ObjectStore>, base: ObjectPath, patience: Patience) -> Bucket {
+        Bucket { store, base, side: Side::Core, patience }
     }
 
     /// Makes sure that the store creates an object for one of several concurrent writers only.
@@ -97,7 +133,7 @@ impl Bucket {
         let payload = PutPayload::from(bytes);
         let put = || {
             let (store, path, payload) = (self.store(), self.path(name), payload.clone());
-            self.bridge.run(async move { store.put(&path, payload).await.map(drop) })
+            self.side.run(async move { store.put(&path, payload).await.map(drop) })
         };
         self.patience.persist("write", name, put).await
     }
@@ -112,7 +148,7 @@ impl Bucket {
         let create = || {
             let (store, path, payload) = (self.store(), self.path(name), payload.clone());
             let options = PutOptions::from(PutMode::Create);
-            self.bridge.run(async move { store.put_opts(&path, payload, options).await.map(drop) })
+            self.side.run(async move { store.put_opts(&path, payload, options).await.map(drop) })
         };
         match self.patience.persist("create", name, create).await {
             Ok(()) => Ok(Creation::Created),
@@ -137,7 +173,7 @@ impl Bucket {
     pub async fn get(&self, name: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, BucketError> {
         let get = || {
             let (store, path) = (self.store(), self.path(name));
-            self.bridge.run(async move {
+            self.side.run(async move {
                 let found = store.get(&path).await?;
                 if found.meta.size > bytes_max as u64 {
                     return Ok(None);
@@ -173,7 +209,7 @@ impl Bucket {
         let list = || {
             let (store, path) = (self.store(), self.path(prefix));
             let after = after.map(|name| self.path(name));
-            self.bridge.run(async move {
+            self.side.run(async move {
                 let found = match after {
                     Some(after) => store.list_with_offset(Some(&path), &after),
                     None => store.list(Some(&path)),
@@ -206,7 +242,7 @@ impl Bucket {
     pub async fn delete(&self, name: &str) -> Result<(), BucketError> {
         let delete = || {
             let (store, path) = (self.store(), self.path(name));
-            self.bridge.run(async move { store.delete(&path).await })
+            self.side.run(async move { store.delete(&path).await })
         };
         match self.patience.persist("remove", name, delete).await {
             Err(error) if error.fault == Fault::Missing => Ok(()),
@@ -250,7 +286,7 @@ impl Bucket {
         sent: &mut impl FnMut(u64),
     ) -> Result<(), PartError> {
         let (store, path) = (self.store(), self.path(name));
-        let begun = self.bridge.run(async move { store.put_multipart(&path).await });
+        let begun = self.side.run(async move { store.put_multipart(&path).await });
         let mut upload = self.patience.once(begun).await.map_err(PartError::Store)?;
         let mut at = 0;
         while at < bytes {
@@ -258,10 +294,13 @@ impl Bucket {
             let length = part.len() as u64;
             let putting = {
                 // Some stores start work of their own when asked, for which they look for tokio here.
-                let _tokio = self.bridge.handle().enter();
+                let _tokio = match &self.side {
+                    Side::Tokio(bridge) => Some(bridge.handle().enter()),
+                    Side::Core => None,
+                };
                 upload.put_part(part.into())
             };
-            let put = self.patience.once(self.bridge.run(putting)).await;
+            let put = self.patience.once(self.side.run(putting)).await;
             if let Err(error) = put {
                 self.abandon(upload);
                 return Err(PartError::Store(error));
@@ -269,13 +308,13 @@ impl Bucket {
             at += length;
             sent(length);
         }
-        let completing = self.bridge.run(async move { upload.complete().await.map(drop) });
+        let completing = self.side.run(async move { upload.complete().await.map(drop) });
         self.patience.once(completing).await.map_err(PartError::Store)
     }
 
     /// Lets the store forget the parts of an upload that failed; if it does not hear, it forgets them by its own rules.
     fn abandon(&self, mut upload: Box<dyn MultipartUpload>) {
-        drop(self.bridge.run(async move { upload.abort().await }));
+        drop(self.side.run(async move { upload.abort().await }));
     }
 
     /// Copies an object into a local file, which appears under its name only when it is whole and durable; `received`
@@ -292,7 +331,7 @@ impl Bucket {
     ) -> Result<u64, BucketError> {
         let head = || {
             let (store, path) = (self.store(), self.path(name));
-            self.bridge.run(async move { store.head(&path).await.map(|meta| meta.size) })
+            self.side.run(async move { store.head(&path).await.map(|meta| meta.size) })
         };
         let bytes = self.patience.persist("look up", name, head).await?;
         let partial = partial_name(file);
@@ -303,7 +342,7 @@ impl Bucket {
             let until = bytes.min(at + TRANSFER_PART_BYTES as u64);
             let get = || {
                 let (store, path) = (self.store(), self.path(name));
-                self.bridge.run(async move { store.get_range(&path, at..until).await })
+                self.side.run(async move { store.get_range(&path, at..until).await })
             };
             let part = Vec::from(self.patience.persist("read", name, get).await?);
             if part.len() as u64 != until - at {

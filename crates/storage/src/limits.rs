@@ -26,6 +26,11 @@ pub const PROBE_WRITERS: usize = 8;
 /// Of the library's messages, which may quote a whole answer.
 pub const STORE_MESSAGE_CHARS_MAX: usize = 300;
 
+/// Layers on their way to the store at once: each has a part in memory.
+pub const UPLOADS_AT_ONCE: usize = 4;
+/// Attempts to fetch a layer whose bytes come damaged: the second tells a bad line from a bad object.
+pub const FETCHES_MAX: u32 = 2;
+
 // Layers.
 
 /// Bytes of a layer's block before compression: large enough to compress well, small enough to be read for one page.

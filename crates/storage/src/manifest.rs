@@ -64,6 +64,28 @@ impl Manifest {
         self.layers.extend(edit.added.iter().map(|layer| (layer.number, *layer)));
     }
 
+    /// The whole manifest as bytes, for the object store: those of a snapshot's file under this number.
+    pub fn to_bytes(&self, number: u64) -> Vec<u8> {
+        to_bytes(number, NOTHING, &self.snapshot())
+    }
+
+    /// Reads such bytes.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Manifest, String> {
+        match from_bytes(bytes) {
+            Ok((_number, NOTHING, snapshot)) => {
+                let mut manifest = Manifest::default();
+                manifest.apply(&snapshot);
+                Ok(manifest)
+            }
+            Ok(_) => Err("it is a manifest's edit instead of a snapshot".to_owned()),
+            Err(Unreadable::Damaged) => Err("it is damaged".to_owned()),
+            Err(Unreadable::Format(format)) => Err(format!("it is of unknown format {format}")),
+        }
+    }
+
     fn snapshot(&self) -> Edit {
         let added = self.layers.values().copied().collect();
         Edit { facts: self.facts, added, removed: Vec::new() }

@@ -28,12 +28,14 @@ use crate::limits::{
     BLOCK_CACHE_BYTES_MAX, COMPRESSION_LEVEL, INDEX_CACHE_BYTES_MAX, LAYERS_OPEN_MAX,
 };
 use crate::manifest::{Edit, Log, Manifest};
+use crate::store::remote::{Absent, Remote};
 use crate::turn::Turn;
 use crate::version::Version;
 
 pub mod compaction;
 pub mod gc;
 mod merge;
+pub mod remote;
 pub mod scrub;
 
 /// The store of one timeline. Clones share it.
@@ -84,6 +86,11 @@ struct Inner {
     changing: Turn,
     /// Compaction and collection.
     maintaining: Turn,
+    /// Where layers are besides this directory.
+    remote: RefCell<Option<Remote>>,
+    absent: Absent,
+    /// How often the manifest has changed, changes of place alone not counted.
+    changes: Cell<u64>,
     counters: Counters,
 }
 
@@ -93,6 +100,8 @@ struct Counters {
     written_bytes: Cell<u64>,
     blocks_read: Cell<u64>,
     blocks_found: Cell<u64>,
+    fetched_bytes: Cell<u64>,
+    evicted_bytes: Cell<u64>,
 }
 
 fn count(counter: &Cell<u64>, more: u64) {
@@ -108,6 +117,8 @@ struct Totals {
     bytes: u64,
     raw_bytes: u64,
     entries: u64,
+    local_bytes: u64,
+    remote_bytes: u64,
 }
 
 impl Totals {
@@ -118,6 +129,8 @@ impl Totals {
         self.bytes += layer.bytes;
         self.raw_bytes += layer.raw_bytes;
         self.entries += layer.entries;
+        self.local_bytes += layer.bytes * u64::from(layer.place.local);
+        self.remote_bytes += layer.bytes * u64::from(layer.place.remote);
     }
 
     fn subtract(&mut self, layer: &LayerInfo) {
@@ -127,6 +140,8 @@ impl Totals {
         self.bytes -= layer.bytes;
         self.raw_bytes -= layer.raw_bytes;
         self.entries -= layer.entries;
+        self.local_bytes -= layer.bytes * u64::from(layer.place.local);
+        self.remote_bytes -= layer.bytes * u64::from(layer.place.remote);
     }
 }
 
@@ -172,6 +187,12 @@ pub struct Stats {
     /// Blocks that had to be read, and that were found in memory.
     pub blocks_read: u64,
     pub blocks_found: u64,
+    /// Bytes of layers that are in this directory, and that are in the object store.
+    pub local_bytes: u64,
+    pub remote_bytes: u64,
+    /// Bytes of layers that were fetched, and that were removed here because the object store has them.
+    pub fetched_bytes: u64,
+    pub evicted_bytes: u64,
 }
 
 fn catalog_path(directory: &Path, number: u64) -> PathBuf {
@@ -224,6 +245,9 @@ impl TimelineStore {
             litter: Litter::default(),
             changing: Turn::default(),
             maintaining: Turn::default(),
+            remote: RefCell::default(),
+            absent: Absent::default(),
+            changes: Cell::new(0),
             counters: Counters::default(),
         };
         Ok(TimelineStore { inner: Rc::new(inner) })
@@ -265,6 +289,10 @@ impl TimelineStore {
             block_cache_bytes: blocks.weight() as u64,
             blocks_read: counters.blocks_read.get(),
             blocks_found: counters.blocks_found.get(),
+            local_bytes: totals.local_bytes,
+            remote_bytes: totals.remote_bytes,
+            fetched_bytes: counters.fetched_bytes.get(),
+            evicted_bytes: counters.evicted_bytes.get(),
         }
     }
 
@@ -321,7 +349,7 @@ impl TimelineStore {
 
 impl Inner {
     async fn read(
-        &self,
+        self: &Rc<Self>,
         key: Key,
         at: Version,
         after: Option<Version>,
@@ -340,7 +368,11 @@ impl Inner {
         }
     }
 
-    async fn read_layers(&self, layers: &[LayerInfo], read: &mut Read) -> Result<(), Failure> {
+    async fn read_layers(
+        self: &Rc<Self>,
+        layers: &[LayerInfo],
+        read: &mut Read,
+    ) -> Result<(), Failure> {
         for info in layers {
             if read.after.is_some_and(|after| info.newest <= after) {
                 break;
@@ -370,12 +402,13 @@ impl Inner {
         Ok(())
     }
 
-    /// The one place where layers are opened for reading: one that is not local would be fetched here.
-    async fn layer(&self, info: &LayerInfo) -> io::Result<Rc<Layer>> {
+    /// A layer for reading, from those that are held open.
+    async fn layer(self: &Rc<Self>, info: &LayerInfo) -> io::Result<Rc<Layer>> {
+        self.absent.note_use(info.number);
         if let Some(layer) = self.open.borrow_mut().get(&info.number) {
             return Ok(layer);
         }
-        let layer = Rc::new(Layer::open(&self.directory, info).await?);
+        let layer = Rc::new(self.open_layer(info).await?);
         self.open.borrow_mut().put(info.number, Rc::clone(&layer), layer.weight());
         Ok(layer)
     }
@@ -433,6 +466,7 @@ impl Inner {
         let edit = Edit { facts, added: commit.layers, removed };
         self.append(&edit).await?;
         let gone = self.apply(&edit);
+        count(&self.changes, 1);
         if let Some(catalog) = commit.catalog {
             *self.catalog.borrow_mut() = catalog.into();
         }
@@ -464,13 +498,20 @@ impl Inner {
                 totals.subtract(layer);
                 map.remove(number);
                 self.open.borrow_mut().remove(&number);
+                self.absent.forget(number);
                 gone.push(layer::path(&self.directory, number));
             }
         }
         for layer in &edit.added {
+            match manifest.layers.get(&layer.number) {
+                // It is at another place, and otherwise as it was: nobody asks the map for the place.
+                Some(before) => totals.subtract(before),
+                None => {
+                    count(&self.counters.written_bytes, layer.bytes);
+                    map.insert(*layer);
+                }
+            }
             totals.add(layer);
-            count(&self.counters.written_bytes, layer.bytes);
-            map.insert(*layer);
         }
         self.totals.set(totals);
         manifest.apply(edit);
@@ -561,13 +602,13 @@ async fn clean(directory: &Path, manifest: &Manifest) -> io::Result<u64> {
             (Some(number), _) => {
                 highest = highest.max(number);
                 lengths.insert(number, entry.len);
-                manifest.layers.contains_key(&number)
+                manifest.layers.get(&number).is_some_and(|layer| layer.place.local)
             }
             (None, Some(number)) => {
                 highest = highest.max(number);
                 manifest.facts.catalog.is_some_and(|(named, _)| named == number)
             }
-            (None, None) => !name.ends_with(".tmp"),
+            (None, None) => !(name.ends_with(".tmp") || name.ends_with(".partial")),
         };
         if !is_named {
             fs::remove_file(directory.join(&*name)).await?;

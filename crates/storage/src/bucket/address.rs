@@ -63,13 +63,13 @@ impl Address {
         let (store, prefix): (Arc<dyn ObjectStore>, &str) = match self {
             Address::Directory(path) => (Arc::new(directory(path)?), ""),
             Address::S3 { bucket, prefix, endpoint, region } => {
-                let mut builder = AmazonS3Builder::from_env()
-                    .with_bucket_name(bucket)
-                    .with_retry(retries())
-                    .with_client_options(client(endpoint.as_deref()));
+                let mut builder =
+                    AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retries());
                 if let Some(endpoint) = endpoint {
                     builder = builder.with_endpoint(endpoint);
                 }
+                let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+                builder = builder.with_client_options(client(endpoint.as_deref()));
                 if let Some(region) = region {
                     builder = builder.with_region(region);
                 } else if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {

@@ -23,7 +23,21 @@ pub struct Numbered {
 pub struct Published {
     pub number: u64,
     pub generation: u64,
+    /// Who wrote it: unique to each claim.
+    pub writer: Nonce,
     pub body: Vec<u8>,
+}
+
+/// By which a writer's versions are known.
+pub type Nonce = [u8; 16];
+
+/// What came of a claim.
+#[derive(Debug)]
+pub enum Claim {
+    /// The right to publish, and the claim itself, which is the newest version.
+    Made(Writer, Published),
+    /// The newest version is not one to follow. Nothing was changed.
+    Declined(Published),
 }
 
 /// The right to publish, until somebody else claims it.
@@ -32,7 +46,7 @@ pub struct Writer {
     document: Numbered,
     number: u64,
     generation: u64,
-    nonce: [u8; 16],
+    nonce: Nonce,
 }
 
 impl Numbered {
@@ -72,8 +86,8 @@ impl Numbered {
             let fault = Fault::Damaged("it bears another number");
             return Err(BucketError::new("read", &name, fault));
         }
-        let Envelope { generation, body, .. } = envelope;
-        Ok(Some(Published { number, generation, body: body.to_owned() }))
+        let Envelope { generation, nonce: writer, body, .. } = envelope;
+        Ok(Some(Published { number, generation, writer, body: body.to_owned() }))
     }
 
     /// Takes the right to publish from whoever has it. `first` is the body of version 1 where there is none yet.
@@ -84,8 +98,31 @@ impl Numbered {
     pub async fn claim(&self, first: &[u8]) -> Result<(Writer, Published), BucketError> {
         let mut nonce = [0; 16];
         runtime::random::fill(&mut nonce);
+        match self.claim_as(nonce, first, |_newest| true).await? {
+            Claim::Made(writer, published) => Ok((writer, published)),
+            Claim::Declined(newest) => Err(BucketError::new(
+                "claim",
+                &self.folder,
+                Fault::Stale { generation: newest.generation },
+            )),
+        }
+    }
+
+    /// The same under a nonce of the caller's, only if the newest version is one that may be followed.
+    ///
+    /// # Errors
+    /// As [`Numbered::claim`].
+    pub async fn claim_as(
+        &self,
+        nonce: Nonce,
+        first: &[u8],
+        accept: impl Fn(&Published) -> bool,
+    ) -> Result<Claim, BucketError> {
         for _ in 0..LOOKS_MAX {
             let newest = self.newest().await?;
+            if let Some(newest) = newest.as_ref().filter(|newest| !accept(newest)) {
+                return Ok(Claim::Declined(newest.clone()));
+            }
             let (number, generation, body) = match newest {
                 Some(newest) => (newest.number, newest.generation, newest.body),
                 None => (0, 0, first.to_owned()),
@@ -95,7 +132,8 @@ impl Numbered {
             match writer.publish(&body).await {
                 Ok(()) => {
                     let Writer { number, generation, .. } = writer;
-                    return Ok((writer, Published { number, generation, body }));
+                    let published = Published { number, generation, writer: nonce, body };
+                    return Ok(Claim::Made(writer, published));
                 }
                 Err(error) if matches!(error.fault, Fault::Stale { .. }) => {}
                 Err(error) => return Err(error),
@@ -134,6 +172,25 @@ impl Writer {
         self.number
     }
 
+    /// Makes sure that nobody else has claimed the document since.
+    ///
+    /// # Errors
+    /// [`Fault::Stale`] when somebody has; others when the store cannot be asked.
+    pub async fn check(&self) -> Result<(), BucketError> {
+        if self.document.numbers(Some(self.number)).await?.is_empty() {
+            return Ok(());
+        }
+        match self.document.newest().await? {
+            Some(newest) if newest.writer != self.nonce => {
+                let generation = newest.generation;
+                let name = self.document.name(newest.number);
+                Err(BucketError::new("publish", &name, Fault::Stale { generation }))
+            }
+            // An attempt of ours of which no answer came; or all has been removed by hand.
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the next version.
     ///
     /// # Errors
@@ -159,7 +216,7 @@ impl Writer {
             self.document.bucket.delete(&name).await?;
         }
         let newest = self.document.newest().await?;
-        let own = newest.as_ref().is_some_and(|newest| newest.generation == self.generation);
+        let own = newest.as_ref().is_some_and(|newest| newest.writer == self.nonce);
         if own && newer.is_none() {
             // An earlier attempt of ours, with another body, went through and its answer was lost.
             self.number = number;
@@ -191,7 +248,7 @@ struct Envelope<'a> {
     number: u64,
     generation: u64,
     /// Unique to the writer: how it knows its own version again.
-    nonce: [u8; 16],
+    nonce: Nonce,
     body: &'a [u8],
 }
 

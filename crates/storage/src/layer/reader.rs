@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use runtime::executor;
 use runtime::fs::{File, OpenOptions};
 use zstd::bulk::Decompressor;
 
@@ -28,7 +29,11 @@ impl Layer {
     /// # Errors
     /// `InvalidData` when the file is damaged or another than `info` tells of.
     pub async fn open(directory: &Path, info: &LayerInfo) -> io::Result<Layer> {
-        let path = path(directory, info.number);
+        Layer::open_at(path(directory, info.number), info).await
+    }
+
+    /// The same under another name.
+    pub(crate) async fn open_at(path: PathBuf, info: &LayerInfo) -> io::Result<Layer> {
         let file = File::open(&path, OpenOptions::default()).await?;
         let length = file.len().await?;
         let damaged = |what: &str| damaged(&path, what);
@@ -86,6 +91,26 @@ impl Layer {
     /// The last key in a block.
     pub fn last_key(&self, number: usize) -> Option<Key> {
         self.blocks.get(number).map(|place| place.last.0)
+    }
+
+    /// Holds every block against its checksum.
+    ///
+    /// # Errors
+    /// `InvalidData` when one does not match.
+    pub(crate) async fn verify(&self) -> io::Result<()> {
+        for place in &self.blocks {
+            let length = place.length as usize;
+            let wrong = || damaged(&self.path, &format!("has a damaged block at {}", place.offset));
+            if length > BLOCK_BYTES_MAX {
+                return Err(wrong());
+            }
+            let bytes = read_exactly(&self.file, &self.path, place.offset, length).await?;
+            if crc32c::crc32c(&bytes) != place.checksum {
+                return Err(wrong());
+            }
+            executor::yield_now().await;
+        }
+        Ok(())
     }
 
     /// Reads a block.

@@ -12,7 +12,6 @@ use super::merge::Merge;
 use super::{Change, Commit, TimelineStore};
 use crate::entry::{Entry, OwnedEntry};
 use crate::key::Key;
-use crate::layer::reader::Layer;
 use crate::layer::writer::LayerWriter;
 use crate::layer::{Kind, LayerInfo};
 use crate::limits::{
@@ -163,7 +162,7 @@ impl TimelineStore {
         let mut open = Vec::with_capacity(layers.len());
         for info in layers {
             // Not among those held open for reads, which are more urgent.
-            open.push(Rc::new(Layer::open(&self.inner.directory, info).await?));
+            open.push(Rc::new(self.inner.open_layer(info).await?));
         }
         Merge::new(open, range).await
     }

@@ -16,7 +16,7 @@ pub struct ScrubProgress {
 }
 
 impl TimelineStore {
-    /// Reads every block of every local layer; the answer names what is damaged.
+    /// Reads every block of every layer, here and in the object store; the answer names what is damaged.
     ///
     /// # Errors
     /// None so far: what cannot be read is damaged.
@@ -40,11 +40,24 @@ impl TimelineStore {
     }
 
     async fn scrub_layer(&self, info: &LayerInfo) -> Vec<String> {
+        let place = self.inner.manifest.borrow().layers.get(&info.number).map(|layer| layer.place);
+        let Some(place) = place else { return Vec::new() };
+        let mut damaged = Vec::new();
+        if let Some(remote) = self.remote().filter(|_| place.remote) {
+            damaged.extend(self.inner.scrub_object(&remote, info).await.err());
+        }
+        if !place.local {
+            return damaged;
+        }
         let layer = match Layer::open(&self.inner.directory, info).await {
             Ok(layer) => layer,
-            Err(error) => return vec![error.to_string()],
+            // Removed here, since the object store has it.
+            Err(_) if !self.inner.is_here(info.number) => return damaged,
+            Err(error) => {
+                damaged.push(error.to_string());
+                return damaged;
+            }
         };
-        let mut damaged = Vec::new();
         for number in 0..layer.blocks() {
             if let Err(error) = layer.block(number).await {
                 damaged.push(error.to_string());

@@ -15,7 +15,7 @@ use storage::bucket::{Address, Bucket, Creation, Fault, Numbered, Patience};
 use faulty::{Faults, Faulty, Rates};
 use racy::Racy;
 
-mod faulty;
+pub(crate) mod faulty;
 mod racy;
 mod s3;
 

@@ -10,6 +10,7 @@ mod crash;
 mod format;
 mod model;
 mod reading;
+mod remote;
 
 /// Where the store is, on the simulated disk.
 fn directory() -> &'static Path {

@@ -15,29 +15,29 @@ use object_store::{
 
 /// Faults in a hundred requests.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Rates {
+pub(crate) struct Rates {
     /// Not carried out, answered with an error.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
     /// Carried out, answered with an error.
-    pub(super) reply_lost: u64,
+    pub(crate) reply_lost: u64,
     /// Carried out, never answered.
-    pub(super) stalled: u64,
+    pub(crate) stalled: u64,
 }
 
 /// Wraps a store that works.
-pub(super) struct Faulty {
+pub(crate) struct Faulty {
     inner: Arc<dyn ObjectStore>,
     faults: Arc<Faults>,
 }
 
 /// What goes wrong next; shared with the test.
 #[derive(Debug)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     rates: Rates,
     state: AtomicU64,
     down: AtomicBool,
     /// Requests that met a fault.
-    pub(super) met: AtomicU64,
+    pub(crate) met: AtomicU64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ enum Fate {
 }
 
 impl Faulty {
-    pub(super) fn new(
+    pub(crate) fn new(
         inner: Arc<dyn ObjectStore>,
         seed: u64,
         rates: Rates,
@@ -65,7 +65,7 @@ impl Faulty {
 }
 
 impl Faults {
-    pub(super) fn set_down(&self, down: bool) {
+    pub(crate) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::Relaxed);
     }
 
