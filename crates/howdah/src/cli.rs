@@ -5,6 +5,7 @@ mod check;
 mod compute;
 pub(crate) mod page;
 mod pooler;
+mod recover;
 mod restore;
 mod scrub;
 mod status;
@@ -77,6 +78,9 @@ pub enum Command {
     /// Restore a branch as of a moment into a data directory
     #[command(after_help = RESTORE_EXAMPLE)]
     Restore(RestoreOptions),
+    /// Make a page server's directory out of its object store
+    #[command(after_help = RECOVER_EXAMPLE)]
+    Recover(RecoverOptions),
     /// Compare a stopped cluster's files with the page versions, block by block
     #[command(after_help = "Example:\n  howdah verify --data-dir /var/lib/howdah/postgres")]
     Verify(VerifyOptions),
@@ -149,6 +153,35 @@ pub struct UpOptions {
     #[arg(long)]
     pub json: bool,
 }
+
+#[derive(Debug, clap::Args)]
+pub struct RecoverOptions {
+    /// The object store: a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
+    #[arg(long, value_name = "URL")]
+    pub store: String,
+    /// Directory to make: `pageserver.directory` of who is to run on it; empty, or not there
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// URL of an S3 store that is not Amazon's [default: as the environment says]
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// Region of an S3 store [default: as the environment says]
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Fetch all layers now, not when they are read
+    #[arg(long)]
+    pub all: bool,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const RECOVER_EXAMPLE: &str = "Example:
+  howdah recover --store s3://backups/shop --dir /srv/howdah/pageserver
+
+Credentials come from the environment, under the names that the provider's own tools use (AWS_ACCESS_KEY_ID, ...).
+The page server that starts on the directory needs the same pageserver.store; it takes over, and the one that wrote
+the store until then stops. Nothing is changed in the store before that.";
 
 /// What may be said about cores on the command line; it wins over the file.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -370,6 +403,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Pooler { config, cores } => pooler::run(&config, &cores),
         Command::Check { file } => check::run(&file),
         Command::Page(options) => page::run(&options, &api),
+        Command::Recover(options) => recover::run(&options),
         Command::Restore(options) => restore::run(&options, &api),
         Command::Verify(options) => verify::run(&options, &api),
         Command::Wal(WalCommand::Dump { segments, json }) => wal::dump::run(&segments, json),

@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 use runtime::mailbox::{self, Receiver, Reply, Sender};
 use serde::{Deserialize, Serialize};
 
+use crate::remote::StoreStatus;
+
 use crate::attachment::Attachment;
 
 /// Questions that may wait for an answer at once.
@@ -69,6 +71,9 @@ pub struct Status {
     pub unsupported_records: BTreeMap<String, u64>,
     pub clients: u64,
     pub pages_served: u64,
+    /// The object store, if there is one.
+    #[serde(default)]
+    pub store: Option<StoreStatus>,
 }
 
 /// What the page server is doing.

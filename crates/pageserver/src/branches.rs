@@ -215,6 +215,11 @@ impl Branches {
         from.check_kept(at).map_err(not_kept)
     }
 
+    /// The list as the file has it.
+    pub(crate) fn list_bytes(&self) -> Vec<u8> {
+        to_bytes(&self.timelines.borrow())
+    }
+
     /// One change at a time.
     fn begin_change(&self) -> Result<Changing<'_>, BranchError> {
         if self.changing.replace(true) {
@@ -326,6 +331,15 @@ async fn read(path: &Path) -> Result<Vec<Point>, Error> {
     from_bytes(&bytes).ok_or_else(|| {
         Error::Damaged(format!("list of branches \"{}\" is damaged", path.display()))
     })
+}
+
+/// The branches in a list's bytes: name, whom they come from, where; each after the one it comes from.
+pub(crate) fn points(bytes: &[u8]) -> Result<Vec<(String, String, Lsn)>, Error> {
+    let points = from_bytes(bytes).and_then(|points| {
+        let read = |point: Point| Some((point.name, point.from, point.at.parse().ok()?));
+        points.into_iter().map(read).collect()
+    });
+    points.ok_or_else(|| Error::Damaged("the list of branches is damaged".to_owned()))
 }
 
 fn from_bytes(bytes: &[u8]) -> Option<Vec<Point>> {

@@ -31,6 +31,8 @@ pub enum Error {
     Refused { message: String, hint: &'static str },
     /// A file of ours is damaged.
     Damaged(String),
+    /// The object store does not do what it is asked to; it is asked again.
+    Store { message: String, hint: Option<&'static str> },
 }
 
 impl Error {
@@ -48,7 +50,7 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Error::File { .. } | Error::Connection { .. } | Error::Server { .. } => true,
-            Error::Protocol(_) | Error::StreamEnded => true,
+            Error::Protocol(_) | Error::StreamEnded | Error::Store { .. } => true,
             Error::Behind { .. } | Error::TimelineEnded => true,
             Error::Refused { .. } | Error::Damaged(_) => false,
         }
@@ -75,6 +77,7 @@ impl Error {
                 "if the slot was dropped, start with an empty directory to take a new base backup",
             ),
             Error::Refused { hint, .. } => Some(hint),
+            Error::Store { hint, .. } => *hint,
             Error::Damaged(_) => Some("start with an empty directory to take a new base backup"),
             _ => None,
         }
@@ -103,7 +106,9 @@ impl fmt::Display for Error {
                     "the server's WAL ends at {server_end}, before {received}, up to where it is here"
                 )
             }
-            Error::Refused { message, .. } | Error::Damaged(message) => f.write_str(message),
+            Error::Refused { message, .. }
+            | Error::Store { message, .. }
+            | Error::Damaged(message) => f.write_str(message),
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Shortage {
     Wal { limit: u64 },
     /// `disk_bytes_max`.
     Disk,
+    /// `store_backlog_bytes_max`.
+    Store { limit: u64 },
 }
 
 impl Timeline {
@@ -59,6 +61,9 @@ impl Timeline {
         }
         if self.disk_is_full.get() {
             return Some(Shortage::Disk);
+        }
+        if let Some(limit) = self.store_shortage() {
+            return Some(Shortage::Store { limit });
         }
         let is_full = wal_bytes >= self.checkpoint_bytes.saturating_mul(3)
             || self.level0.borrow().memory() > self.index_memory_max

@@ -19,6 +19,7 @@ use crate::ingest;
 use crate::link::Link;
 use crate::maintenance;
 use crate::manifest;
+use crate::remote::ObjectStore;
 use crate::settings::Settings;
 use crate::timeline::{MAIN, Timeline};
 use crate::watch::{Watch, unless_stopped};
@@ -29,6 +30,8 @@ pub struct Follower {
     directory: PathBuf,
     branches: RefCell<Option<Rc<Branches>>>,
     link: Link,
+    /// Set before anything runs; `None`: there is none.
+    store: RefCell<Option<Rc<ObjectStore>>>,
     backup: Cell<Option<Backup>>,
     listening_at: Cell<SocketAddr>,
     pub clients: Cell<u64>,
@@ -43,6 +46,7 @@ impl Follower {
             directory: settings.directory.clone(),
             branches: RefCell::new(None),
             link: Link::new(MAIN),
+            store: RefCell::default(),
             backup: Cell::new(None),
             listening_at: Cell::new(settings.listen),
             clients: Cell::new(0),
@@ -67,6 +71,16 @@ impl Follower {
         self.branches.borrow().clone()
     }
 
+    /// Copies to this object store.
+    pub(crate) fn set_store(&self, store: Rc<ObjectStore>) {
+        *self.store.borrow_mut() = Some(store);
+    }
+
+    /// Where base backup, layers and WAL are.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.directory.clone()
+    }
+
     /// Raised to 1 when all is to end.
     pub fn stop(&self) -> &Watch {
         &self.link.stop
@@ -81,6 +95,9 @@ impl Follower {
         {
             self.link.enter(Phase::Recovering);
             let _stopped = unless_stopped(&self.link.stop, branches.resume()).await;
+            if let Some(store) = &*self.store.borrow() {
+                store.set_ready();
+            }
             // What is told of `main` is that of its own link from here on; without one it follows nobody.
             self.link.enter(Phase::Stopped);
         }
@@ -121,6 +138,10 @@ impl Follower {
         let timeline = Timeline::open_main(&self.directory, manifest, &self.settings).await?;
         let timeline = Rc::new(timeline);
         let opened = Branches::open(&self.directory, &self.settings, Rc::clone(&timeline)).await?;
+        let store = self.store.borrow().clone();
+        if let Some(store) = store {
+            store.connect(&opened).await?;
+        }
         *self.branches.borrow_mut() = Some(Rc::new(opened));
         ingest::recover(&timeline).await?;
         Ok(true)
@@ -171,6 +192,9 @@ impl Follower {
         status.disk_bytes = maintenance::disk_bytes(&branches);
         let limit = self.settings.disk_bytes_max;
         status.error = status.error.or_else(|| shortage(&timeline, limit));
+        if let Some(store) = &*self.store.borrow() {
+            status.store = Some(store.status(&branches.all()));
+        }
         status
     }
 }
@@ -181,6 +205,14 @@ fn shortage(timeline: &Timeline, disk_bytes_max: u64) -> Option<Problem> {
         Shortage::Layers => return None,
         Shortage::Wal { limit } => ("received WAL has", "wal_bytes_max", limit),
         Shortage::Disk => ("WAL and layers have", "disk_bytes_max", disk_bytes_max),
+        Shortage::Store { limit } => {
+            let message = format!(
+                "WAL that waits for the object store has reached pageserver.store_backlog_bytes_max ({limit} bytes): \
+                 no more is taken in"
+            );
+            let hint = "see \"store\" in the status for what is wrong with it";
+            return Some(Problem { message, hint: Some(hint.to_owned()) });
+        }
     };
     let message =
         format!("{what} reached pageserver.{key} ({limit} bytes): no more WAL is taken in");

@@ -75,6 +75,11 @@ impl Leases {
             .collect()
     }
 
+    /// The file that has them.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        to_bytes(&self.list())
+    }
+
     /// Lets go of those that have ended.
     pub(crate) fn end(&self) {
         let now = clock::wall_micros();

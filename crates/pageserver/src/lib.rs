@@ -44,6 +44,7 @@ pub mod page_cache;
 pub mod page_service;
 pub mod payload;
 pub mod promotion;
+pub mod remote;
 pub mod restore;
 pub mod retention;
 pub mod server;

@@ -110,3 +110,18 @@ pub const LEVEL0_LAYERS_MAX: u64 = 64;
 pub const FLUSH_KEYS_AT_ONCE: usize = 256;
 /// Pages of a base backup gathered, and sorted, before they are written as one layer: 64 MiB.
 pub const IMPORT_PAGES_MAX: usize = 8192;
+
+/// How often to look whether there is something for the object store: nothing that one would notice in a loss window of
+/// seconds.
+pub const STORE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a page server that has nothing to publish looks whether another one has taken over.
+pub const CLAIM_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often WAL is removed from the object store that is not kept here either.
+pub const WAL_TIDY_INTERVAL: Duration = Duration::from_mins(10);
+/// Snapshots of a timeline that may be overtaken by compaction while they are copied before that is an error.
+pub const SNAPSHOTS_MAX: u32 = 16;
+/// An object stays until so many inventories without it have been published: whoever recovers from an older one still
+/// finds it.
+pub const DROPPED_VERSIONS_KEPT: u64 = 8;
+/// And at least so long: a recovery takes a while, and so may the start of the page server after it.
+pub const DROPPED_TIME_MIN: Duration = Duration::from_hours(1);

@@ -97,6 +97,12 @@ impl Lineage {
     }
 }
 
+/// Whether a file of this name is the history of a timeline.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    let id = name.strip_suffix(SUFFIX).and_then(|id| u32::from_str_radix(id, 16).ok());
+    id.is_some_and(|id| file_name(id) == name)
+}
+
 /// `00000002.history`.
 pub fn file_name(id: u32) -> String {
     format!("{id:08X}{SUFFIX}")

@@ -49,6 +49,9 @@ async fn write_layers(timeline: &Timeline, settings: &Settings) -> Error {
     let mut written_at = clock::now();
     loop {
         clock::sleep(LOOK_INTERVAL).await;
+        if let Err(error) = timeline.check_store() {
+            return error;
+        }
         let waited = clock::now() - written_at;
         if timeline.is_flush_due() || waited >= settings.checkpoint_timeout() {
             if let Err(error) = timeline.flush().await {
@@ -110,7 +113,7 @@ pub async fn watch_disk(follower: Rc<Follower>) {
 /// Bytes of all timelines' WAL and layers.
 pub fn disk_bytes(branches: &Branches) -> u64 {
     let all = branches.all();
-    all.iter().map(|timeline| timeline.wal.bytes() + timeline.store.stats().bytes).sum()
+    all.iter().map(|timeline| timeline.wal.bytes() + timeline.store.stats().local_bytes).sum()
 }
 
 async fn keep_in_shape(
@@ -221,7 +224,8 @@ impl Timeline {
             limit => settings.wal_keep_bytes.min(limit / 2),
         };
         let unwanted = Lsn(self.durable().0.saturating_sub(keep));
-        let end = unwanted.min(self.flushed()).min(self.wal_needed_from());
+        let needed = self.wal_needed_from().min(self.wal_uploaded());
+        let end = unwanted.min(self.flushed()).min(needed);
         let bytes = self.wal.remove_before(end).await?;
         if bytes > 0 {
             tracing::info!(bytes, before = %end, timeline = self.name, "old WAL removed");

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::follower::Follower;
 use crate::maintenance;
 use crate::page_service::PageService;
+use crate::remote::ObjectStore;
 use crate::settings::Settings;
 
 /// A running page server, on the core that started it.
@@ -27,7 +28,11 @@ impl Server {
     pub fn start(settings: Settings) -> Result<Server, Error> {
         let checked = settings.check();
         checked.map_err(|message| Error::Refused { message, hint: "see howdah.toml" })?;
+        let store = ObjectStore::of(&settings)?.map(Rc::new);
         let follower = Rc::new(Follower::new(settings));
+        if let Some(store) = &store {
+            follower.set_store(Rc::clone(store));
+        }
         let service = PageService::new(Rc::clone(&follower))?;
         let failed = |source| {
             let server = format!("page service {}", follower.settings.listen);
@@ -39,12 +44,13 @@ impl Server {
         };
         follower.listening_at(address);
         let follow = Rc::clone(&follower);
-        let tasks = vec![
+        let mut tasks = vec![
             executor::spawn(async move { follow.run().await }),
             executor::spawn(service.run(listener)),
             executor::spawn(maintenance::run(Rc::clone(&follower))),
             executor::spawn(maintenance::watch_disk(Rc::clone(&follower))),
         ];
+        tasks.extend(store.map(|store| executor::spawn(store.run(Rc::clone(&follower)))));
         tracing::info!(%address, "page service listens");
         Ok(Server { follower, address, tasks })
     }

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use runtime::tls::SslMode;
 use serde::{Deserialize, Serialize};
+use storage::bucket::{Address, AddressError};
+
+use crate::error::Error;
 
 /// The section `[pageserver]`; a key left out has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,18 @@ pub struct Settings {
     pub checkpoint_timeout_ms: u64,
     /// Memory for rebuilt pages, in bytes.
     pub page_cache_bytes: usize,
+    /// Object store that everything is copied to: a directory or `s3://`, `gs://`, `az://` with bucket and prefix. Empty: none.
+    pub store: String,
+    /// URL of an S3 store that is not Amazon's, and its region; empty: as the environment says.
+    pub store_endpoint: String,
+    pub store_region: String,
+    /// WAL that does not fill a segment is copied when it has waited this long, in milliseconds: what is lost with this
+    /// machine is no older.
+    pub store_wal_interval_ms: u64,
+    /// WAL that may wait for the object store, in bytes; then Postgres has to wait. 0: any amount.
+    pub store_backlog_bytes_max: u64,
+    /// Layers to keep on the local disk, in bytes, once the object store has them; 0: all.
+    pub local_layer_bytes_max: u64,
     /// Moments of the last so many seconds can be asked for, and of the last so many bytes of WAL: what is older by either
     /// is let go, except at branch points and leases. 0: no limit.
     pub retention_seconds: u64,
@@ -90,6 +105,12 @@ impl Default for Settings {
             retention_seconds: 7 * 24 * 3600,
             retention_bytes: 0,
             wal_keep_bytes: 1 << 30,
+            store: String::new(),
+            store_endpoint: String::new(),
+            store_region: String::new(),
+            store_wal_interval_ms: 5_000,
+            store_backlog_bytes_max: 16 << 30,
+            local_layer_bytes_max: 0,
             wal_bytes_max: 0,
             disk_bytes_max: 0,
             collection_interval_ms: 10_000,
@@ -112,6 +133,29 @@ impl Settings {
         Duration::from_millis(self.collection_interval_ms)
     }
 
+    pub fn store_wal_interval(&self) -> Duration {
+        Duration::from_millis(self.store_wal_interval_ms)
+    }
+
+    /// Where the object store is; `None` without one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when that is no address.
+    pub fn store_address(&self) -> Result<Option<Address>, Error> {
+        if self.store.is_empty() {
+            return Ok(None);
+        }
+        let refused = |error: AddressError| {
+            let message = format!("pageserver.store: {error}");
+            Error::Refused {
+                message, hint: "a directory, or s3://bucket/prefix, gs://… or az://…"
+            }
+        };
+        let address: Address = self.store.parse().map_err(refused)?;
+        let said = |text: &String| (!text.is_empty()).then(|| text.clone());
+        Ok(Some(address.at(said(&self.store_endpoint), said(&self.store_region))))
+    }
+
     pub fn status_interval(&self) -> Duration {
         Duration::from_millis(self.status_interval_ms)
     }
@@ -119,6 +163,7 @@ impl Settings {
     /// What is wrong with the settings, as one sentence that names the key.
     pub fn check(&self) -> Result<(), String> {
         self.check_tls()?;
+        self.store_address().map_err(|error| error.to_string())?;
         let slot_character = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if self.slot.is_empty() || self.slot.len() > 63 || !self.slot.chars().all(slot_character) {
             return Err("pageserver.slot: may contain only lower-case letters, digits, and the \

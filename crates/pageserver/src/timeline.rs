@@ -24,6 +24,7 @@ use crate::limits::PAGE_BYTES;
 use crate::lineage::Lineage;
 use crate::manifest::Manifest;
 use crate::page_cache::PageCache;
+use crate::remote::Stored;
 use crate::retention::{Pin, Pins};
 use crate::settings::Settings;
 use crate::wal_store::{self, WalLayout, WalReader};
@@ -73,6 +74,8 @@ pub struct Timeline {
     pub(crate) checkpoint_bytes: u64,
     pub(crate) index_memory_max: usize,
     wait_lsn_timeout: std::time::Duration,
+    /// How far the object store has its WAL.
+    pub(crate) stored: Stored,
 }
 
 impl Timeline {
@@ -182,6 +185,7 @@ impl Timeline {
             checkpoint_bytes: settings.checkpoint_bytes,
             index_memory_max: settings.index_memory_max,
             wait_lsn_timeout: settings.wait_lsn_timeout(),
+            stored: Stored::new(settings),
         };
         timeline.ingested.raise(flushed.0);
         timeline.flushed.raise(flushed.0);

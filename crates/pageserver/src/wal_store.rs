@@ -16,7 +16,7 @@ use pg::wal::segment::SegmentName;
 use runtime::fs::{self, File, OpenOptions};
 
 use crate::error::Error;
-use crate::limits::{WAL_READ_BLOCKS_MAX, WAL_READ_BYTES};
+use crate::limits::{WAL_READ_BLOCKS_MAX, WAL_READ_BYTES, WAL_WRITE_BYTES_MAX};
 use crate::lineage::Lineage;
 
 /// Name of the folder in the page server's directory.
@@ -32,7 +32,7 @@ pub struct WalLayout {
 }
 
 impl WalLayout {
-    fn path(&self, number: u64) -> PathBuf {
+    pub(crate) fn path(&self, number: u64) -> PathBuf {
         let timeline = self.lineage.of_segment(number, self.segment_bytes);
         let name = SegmentName { timeline, number, segment_bytes: self.segment_bytes };
         self.directory.join(name.to_string())
@@ -73,6 +73,24 @@ impl WalLayout {
             self.remove_before(Lsn(first * u64::from(self.segment_bytes))).await?;
         }
         Ok(())
+    }
+
+    /// Bytes within one segment, past every cache.
+    pub(crate) async fn read(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
+        let number = start.segment(self.segment_bytes);
+        let file = File::open(self.path(number), OpenOptions::default()).await?;
+        let length = usize::try_from(end.bytes_since(start)).map_err(io::Error::other)?;
+        let mut bytes = Vec::with_capacity(length);
+        let offset = start.segment_offset(self.segment_bytes);
+        while bytes.len() < length {
+            let piece = vec![0; (length - bytes.len()).min(WAL_WRITE_BYTES_MAX)];
+            let (read, piece) = file.read_at(piece, offset + bytes.len() as u64).await;
+            match read? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => bytes.extend_from_slice(piece.get(..read).unwrap_or_default()),
+            }
+        }
+        Ok(bytes)
     }
 
     /// Whether the segment of `lsn` is on disk as far as `lsn`.
@@ -246,6 +264,7 @@ pub struct WalReader {
     kept_from: Cell<Lsn>,
     /// From where on somebody is reading, and how many.
     held: Rc<RefCell<BTreeMap<Lsn, usize>>>,
+    cut: Cell<Option<Lsn>>,
     blocks: RefCell<Blocks>,
     open: RefCell<Option<(u64, File)>>,
 }
@@ -333,9 +352,9 @@ impl WalReader {
     /// A reader of nothing yet: see [`WalReader::set_readable`].
     pub fn new(layout: WalLayout) -> WalReader {
         let (blocks, open) = (RefCell::default(), RefCell::new(None));
-        let (from, readable) = (Cell::default(), Cell::default());
+        let (from, readable, cut) = (Cell::default(), Cell::default(), Cell::default());
         let (kept_from, held) = (Cell::new(Lsn::MAX), Rc::default());
-        WalReader { layout, ancestor: None, from, readable, kept_from, held, blocks, open }
+        WalReader { layout, ancestor: None, from, readable, cut, kept_from, held, blocks, open }
     }
 
     /// A reader of a branch that has left its ancestor at `from`; readable up to there.
@@ -416,6 +435,8 @@ impl WalReader {
     /// WAL is durable up to `end`.
     pub fn set_readable(&self, end: Lsn) {
         if end < self.readable.get() {
+            let lowest = self.cut.get().map_or(end, |cut| cut.min(end));
+            self.cut.set(Some(lowest));
             self.blocks.take();
             self.open.take();
         }
@@ -425,6 +446,21 @@ impl WalReader {
     /// A segment's file has another name now.
     pub fn forget_open(&self) {
         self.open.take();
+    }
+
+    /// The lowest end at which the WAL was cut off since this was asked last: other bytes may stand behind it now.
+    pub(crate) fn take_cut(&self) -> Option<Lsn> {
+        self.cut.take()
+    }
+
+    /// Whether it was cut off below `end` since then.
+    pub(crate) fn is_cut_before(&self, end: Lsn) -> bool {
+        self.cut.get().is_some_and(|cut| cut < end)
+    }
+
+    /// Where the WAL begins that is not an ancestor's.
+    pub(crate) fn own_from(&self) -> Lsn {
+        self.from.get()
     }
 
     /// The bytes from `start` up to `end`, page headers included. WAL that is not there is

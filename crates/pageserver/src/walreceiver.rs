@@ -252,6 +252,7 @@ impl<'t> WalReceiver<'t> {
             if unless_stopped(stop, waiting).await.is_none() {
                 return Ok(false);
             }
+            self.timeline.check_store()?;
             if self.is_status_due() {
                 self.send_status(connection).await?;
             }

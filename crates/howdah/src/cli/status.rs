@@ -1,6 +1,7 @@
 //! `howdah timeline status`: what the page server has, and how far it is behind.
 
 use pageserver::api::Status;
+use pageserver::remote::StoreStatus;
 
 use crate::api::client::Api;
 use crate::error::{Error, Result, While};
@@ -19,6 +20,24 @@ pub(super) fn run(api: &Api, json: bool) -> Result<()> {
         output::line(format!("{name:<18} {value}"));
     }
     Ok(())
+}
+
+fn store_rows(store: &StoreStatus) -> Vec<(&'static str, String)> {
+    let uploaded = store.uploaded_lsn.clone().unwrap_or_else(|| "nothing".to_owned());
+    let waiting = match store.waiting_bytes {
+        0 => "nothing waits".to_owned(),
+        bytes => format!("{bytes} bytes wait, for {} s", store.waiting_ms / 1000),
+    };
+    let mut rows = vec![
+        ("object store", format!("{} (generation {})", store.address, store.generation)),
+        ("stored", format!("WAL up to {uploaded}; {waiting}")),
+        (
+            "stored layers",
+            format!("{} bytes there, {} here", store.remote_layer_bytes, store.local_layer_bytes),
+        ),
+    ];
+    rows.extend(store.error.clone().map(|error| ("store's error", error)));
+    rows
 }
 
 fn rows(status: &Status) -> Vec<(&'static str, String)> {
@@ -56,6 +75,9 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             "base backup",
             format!("{} of {} bytes", backup.bytes_done, backup.bytes_total),
         ));
+    }
+    if let Some(store) = &status.store {
+        rows.extend(store_rows(store));
     }
     if !status.unsupported_records.is_empty() {
         let kinds: Vec<String> = status

@@ -326,6 +326,7 @@ async fn follow_once(
     };
     let may_be_promoted = matches!(source, Source::Settings);
     let expected = Expected { timeline, end: timeline.durable(), may_be_promoted };
+    timeline.check_store()?;
     let connecting = link.connect(&login, settings, Some(expected)).await?;
     let Some((mut connection, cluster)) = connecting else { return Ok(()) };
     let crossing = promotion::follow(&mut connection, timeline, cluster.timeline);

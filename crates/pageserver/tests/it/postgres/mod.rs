@@ -10,6 +10,7 @@ mod lifecycle;
 mod login;
 mod past;
 mod promotions;
+mod remote;
 mod restarts;
 mod writable;
 
