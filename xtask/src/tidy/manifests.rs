@@ -5,6 +5,7 @@ use crate::tree::{self, Kind};
 
 /// The arrows between our own crates. A new arrow is an edit here and in ARCHITECTURE.md in one commit.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("cluster", &[]),
     ("pg", &[]),
     ("runtime", &[]),
     ("storage", &["runtime"]),
@@ -15,6 +16,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     ("fuzz", &["pg", "pooler", "howdah"]),
 ];
+
+/// Crates of ours that are for tests alone, whoever's.
+const FOR_TESTS: &[&str] = &["cluster"];
 
 /// Libraries that only the named crates may use outside of tests.
 const CONFINED: &[(&str, &[&str])] = &[
@@ -29,7 +33,7 @@ const CONFINED: &[(&str, &[&str])] = &[
 ];
 
 /// Packages in Cargo.lock, ours included. Raise it on purpose, with the reason in the commit.
-const PACKAGE_BUDGET: usize = 353;
+const PACKAGE_BUDGET: usize = 354;
 
 #[test]
 fn crates_depend_only_along_the_arrows() {
@@ -40,7 +44,10 @@ fn crates_depend_only_along_the_arrows() {
             findings.push(format!("crate {} has no row in ARROWS", member.name));
             continue;
         };
-        for (dependency, _) in member.dependencies() {
+        for (dependency, kind) in member.dependencies() {
+            if FOR_TESTS.contains(&dependency.as_str()) && kind == Kind::Development {
+                continue;
+            }
             if ours.contains(&dependency.as_str()) && !allowed.contains(&dependency.as_str()) {
                 findings.push(format!("{} -> {dependency} is not an arrow", member.name));
             }

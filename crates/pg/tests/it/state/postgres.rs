@@ -31,7 +31,7 @@ fn logs_grow_and_are_truncated_as_the_server_does() {
 fn logs_of_other_majors_grow_and_are_truncated() {
     // The packages of the others that we have lack pg_resetwal.
     for binaries in [14, 16, 17, 18].into_iter().filter_map(programs) {
-        if !binaries.join("pg_resetwal").exists() {
+        if !binaries.path("pg_resetwal").exists() {
             continue;
         }
         grow_and_truncate(Cluster::create_with(binaries, &[]));

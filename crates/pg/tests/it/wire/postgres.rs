@@ -462,7 +462,7 @@ fn psql_logs_in_here_by_scram_and_reads_our_rows() {
         server.join().unwrap();
         match wanted {
             "" => assert!(output.contains("password authentication failed"), "{output}"),
-            rows => assert_eq!(output, rows),
+            rows => assert_eq!(output, rows.trim_end()),
         }
     }
 }

@@ -1,99 +1,34 @@
 //! The same against a stock Postgres: what clients and backends leave behind when they go.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
+use cluster::{Cluster, Programs};
 use pg::wire::frontend;
 use pg::wire::frontend::Target;
 use pooler::settings::{Database, Host, Settings};
 use runtime::clock;
-use runtime::fs::blocking as fs;
-use runtime::identity::{User, is_root};
-use runtime::process::{Child, Command, Output};
-use runtime::signal::Signal;
+use runtime::process::Command;
 
 use crate::world::{Client, REAL, World, run, settings};
 
-/// Debian's place of PostgreSQL 15.
-const BIN: &str = "/usr/lib/postgresql/15/bin";
-
-/// A cluster of this test's own, on a unix socket in its own folder.
-struct Cluster {
-    folder: PathBuf,
-    /// Postgres refuses root.
-    account: Option<User>,
+/// A server in which `ann` may do everything.
+fn start() -> Cluster {
+    let mut cluster = Cluster::create(Programs::default(), "bad", &[]);
+    cluster.serve(&["shared_buffers=8MB"]);
+    cluster.sql("create role ann superuser login");
+    cluster
 }
 
-impl Cluster {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("howdah-bad-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder for the test");
-        let account = is_root().then(|| {
-            User::named("postgres")
-                .expect("the user list can be read")
-                .expect("Postgres is installed")
-        });
-        if let Some(account) = &account {
-            fs::set_owner(&folder, account.uid, account.gid).expect("we are root");
-        }
-        Self { folder, account }
-    }
-
-    /// Settings with this cluster as database `real`.
-    fn settings(&self) -> Settings {
-        let mut settings = settings();
-        let database = Database {
-            host: vec![Host::Unix(self.folder.display().to_string())],
-            dbname: Some("postgres".to_owned()),
-            ..Database::default()
-        };
-        settings.databases.insert(REAL.to_owned(), database);
-        settings
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let command = Command::new(format!("{BIN}/{program}"))
-            .arg("-D")
-            .arg(self.folder.join("data"))
-            .current_dir("/")
-            .stdout(Output::Null)
-            .stderr(Output::Null);
-        match &self.account {
-            Some(account) => command.user(account.uid, account.gid),
-            None => command,
-        }
-    }
-
-    /// Makes the cluster and starts it; waits until it answers.
-    async fn start(&self, world: &World) -> Child {
-        let made = self
-            .command("initdb")
-            .args(["-A", "trust", "-U", "ann", "--no-sync", "--no-locale", "-E", "UTF8"])
-            .run()
-            .await
-            .expect("initdb is installed");
-        assert!(made.status.success(), "{}", made.stderr);
-        let server = self
-            .command("postgres")
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=8MB", "-k"])
-            .arg(&self.folder)
-            .signal_on_drop(Signal::Quit)
-            .spawn()
-            .expect("postgres is installed");
-        world.until("Postgres answers", async || try_log_in(world).await.is_some()).await;
-        server
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let _gone: std::io::Result<()> = fs::remove_dir_all(&self.folder);
-    }
-}
-
-async fn stop(server: Child) {
-    server.signal(Signal::Interrupt).expect("it runs");
-    server.wait().await.expect("it ends");
+/// Settings with this cluster as database `real`.
+fn leading_to(cluster: &Cluster) -> Settings {
+    let mut settings = settings();
+    let database = Database {
+        host: vec![Host::Unix(cluster.folder().display().to_string())],
+        dbname: Some("postgres".to_owned()),
+        ..Database::default()
+    };
+    settings.databases.insert(REAL.to_owned(), database);
+    settings
 }
 
 async fn try_log_in(world: &World) -> Option<Client> {
@@ -109,9 +44,8 @@ async fn ask(client: &mut Client, sql: &str) -> Vec<String> {
 
 #[test]
 fn what_a_client_held_is_free_when_it_vanishes() {
-    let cluster = Cluster::new("held");
-    run(cluster.settings(), async |world| {
-        let server = cluster.start(world).await;
+    let cluster = start();
+    run(leading_to(&cluster), async |world| {
         let mut first = world.log_in(REAL).await;
         assert_eq!(ask(&mut first, "create table t (a int)").await, ["CREATE TABLE", "ready I"]);
         assert_eq!(ask(&mut first, "begin").await, ["BEGIN", "ready T"]);
@@ -138,15 +72,13 @@ fn what_a_client_held_is_free_when_it_vanishes() {
             .await;
         drop(second);
         world.check_that_all_is_well().await;
-        stop(server).await;
     });
 }
 
 #[test]
 fn a_backend_that_dies_takes_one_client_with_it() {
-    let cluster = Cluster::new("dies");
-    run(cluster.settings(), async |world| {
-        let server = cluster.start(world).await;
+    let cluster = start();
+    run(leading_to(&cluster), async |world| {
         let mut victim = world.log_in(REAL).await;
         victim.query("select pg_sleep(1000)").await;
         clock::sleep(Duration::from_millis(50)).await;
@@ -163,15 +95,13 @@ fn a_backend_that_dies_takes_one_client_with_it() {
         assert_eq!(ask(&mut other, "select 1").await, ["row 1", "SELECT 1", "ready I"]);
         drop(other);
         world.check_that_all_is_well().await;
-        stop(server).await;
     });
 }
 
 #[test]
 fn a_server_that_restarts_is_found_again() {
-    let cluster = Cluster::new("restarts");
-    run(cluster.settings(), async |world| {
-        let server = cluster.start(world).await;
+    let cluster = start();
+    run(leading_to(&cluster), async |world| {
         // The checkpointer is a new one after a restart.
         let since =
             "select backend_start from pg_stat_activity where backend_type = 'checkpointer'";
@@ -197,15 +127,13 @@ fn a_server_that_restarts_is_found_again() {
         assert_eq!(ask(&mut idle, "select 2").await, ["row 2", "SELECT 1", "ready I"]);
         drop(idle);
         world.check_that_all_is_well().await;
-        stop(server).await;
     });
 }
 
 #[test]
 fn nonsense_about_statements_is_answered_by_the_server_in_its_own_words() {
-    let cluster = Cluster::new("nonsense");
-    run(cluster.settings(), async |world| {
-        let server = cluster.start(world).await;
+    let cluster = start();
+    run(leading_to(&cluster), async |world| {
         let mut client = world.log_in(REAL).await;
         let mut check = async |build: &dyn Fn(&mut Vec<u8>), expected: &[&str]| {
             let mut out = Vec::new();
@@ -250,6 +178,5 @@ fn nonsense_about_statements_is_answered_by_the_server_in_its_own_words() {
         .await;
         drop(client);
         world.check_that_all_is_well().await;
-        stop(server).await;
     });
 }
