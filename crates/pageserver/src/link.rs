@@ -139,10 +139,12 @@ impl Link {
         intake: &mut Intake,
         settings: &Settings,
     ) -> Result<(), Error> {
-        self.enter(Phase::Streaming);
         let interval = settings.status_interval();
         let receiver = WalReceiver::new(timeline, &mut intake.writer, &mut intake.ingest, interval);
-        let report = |position| self.note(position);
+        let report = |position| {
+            self.enter(Phase::Streaming);
+            self.note(position);
+        };
         let receiving = receiver.run(connection, &settings.slot, &self.stop, report);
         maintenance::beside(receiving, timeline, settings).await
     }

@@ -111,6 +111,7 @@ impl<'t> WalReceiver<'t> {
         report: impl Fn(Position),
     ) -> Result<(), Error> {
         self.start(connection, Some(slot)).await?;
+        report(self.position());
         self.send_status(connection).await?;
         loop {
             if self.timeline.is_full() && !self.wait_for_room(connection, stop).await? {

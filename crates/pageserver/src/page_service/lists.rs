@@ -19,8 +19,13 @@ use crate::{lineage, promotion};
 /// Commands of our own, besides those of the replication grammar.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Own {
-    Relations { lsn: Lsn },
-    Transactions { page: u32, lsn: Lsn },
+    Relations {
+        lsn: Lsn,
+    },
+    Transactions {
+        page: u32,
+        lsn: Lsn,
+    },
     /// Of the connection's target: see `backup/boot_image.rs`.
     BootImage,
 }

@@ -251,6 +251,7 @@ fn no_commit_is_lost_by_kills_of_the_page_server() {
     ledger.check(&cluster.sql("SELECT n FROM ledger"));
     println!("{} commits, none lost", ledger.committed.len());
     let service = Service::start(settings);
+    service.wait_streaming();
     service.wait_lsn(current_lsn(&cluster));
     assert!(stop_and_verify_main(&mut cluster, &service).is_identical());
     service.stop();

@@ -76,6 +76,7 @@ fn nothing_acknowledged_is_lost_by_kills() {
         }
     });
     let service = Service::start(settings);
+    service.wait_streaming();
     service.wait_lsn(current_lsn(&cluster));
     let report = stop_and_verify(&mut cluster, &service);
     assert!(report.is_identical());
