@@ -4,6 +4,7 @@
 //! is a process of its own, `howdah compute run`.
 
 pub mod directory;
+mod helped;
 mod latch;
 mod manager;
 pub mod mounted;
@@ -12,6 +13,7 @@ mod permits;
 mod process;
 mod refusal;
 pub mod settings;
+pub mod starter;
 mod target;
 
 use std::cell::RefCell;
@@ -137,6 +139,8 @@ pub struct Options {
     /// Folder of PostgreSQL's programs.
     pub binaries: PathBuf,
     pub directory: PathBuf,
+    /// Socket of what starts computes as root, if there is one.
+    pub starter: Option<PathBuf>,
     pub settings: Settings,
     /// The page server's application_name: who must have received a commit on a branch.
     pub standby: String,
@@ -169,9 +173,9 @@ struct Running {
 
 impl Computes {
     async fn open(&self) -> crate::error::Result<()> {
-        let Options { program, binaries, directory, settings, standby, pages, pooler } =
+        let Options { program, binaries, directory, starter, settings, standby, pages, pooler } =
             self.options.clone();
-        let launcher = Launcher { program, binaries, directory, standby, settings };
+        let launcher = Launcher { program, binaries, directory, starter, standby, settings };
         let manager = Manager::new(launcher, pages, pooler);
         manager.prepare().await?;
         let (orders, inbox) = mailbox::channel(COMPUTE_ORDERS_MAX);

@@ -50,6 +50,8 @@ pub const COMPUTE_CRASH_PAUSE_MIN: Duration = Duration::from_millis(250);
 pub const COMPUTE_CRASH_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A death this long ago says nothing about the next start.
 pub const COMPUTE_CRASH_MEMORY: Duration = Duration::from_secs(60);
+/// Longest message between the starter and who asks it: a line of a compute's log.
+pub const COMPUTE_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// A compute's log is begun anew at a start when it is longer; the one before is kept.
 pub const COMPUTE_LOG_BYTES_MAX: u64 = 16 << 20;
 /// Lines of its log that the error of a failed start shows.

@@ -1,6 +1,6 @@
 //! A nodepool of this process: which applets run in it, and its life from the log to the last stop.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pageserver::applet::Pageserver;
 use pooler::settings::Settings;
@@ -75,7 +75,7 @@ pub fn run(path: &Path, cores: &CoreOptions, environment: &Environment) -> Resul
                 Error::new("compute.directory is not set").hint("a node has no folder of its own")
             );
         }
-        add_computes(&mut apps, &mut parts, &config, folder, environment)?;
+        add_computes(&mut apps, &mut parts, &config, folder, None, environment)?;
     }
     if runs(AppletName::Pooler) {
         let reread = pooling::from_toml(path.to_owned(), |_settings| {});
@@ -123,6 +123,7 @@ pub fn add_computes(
     parts: &mut Parts,
     config: &Config,
     folder: &Path,
+    starter: Option<PathBuf>,
     environment: &Environment,
 ) -> Result<()> {
     let Some(pages) = parts.pages.clone() else {
@@ -134,6 +135,7 @@ pub fn add_computes(
         program: environment.program.clone(),
         binaries: Binaries::find(&config.postgres.bin_dir, environment)?.folder().to_owned(),
         directory: folder.to_owned(),
+        starter,
         settings: config.compute.clone(),
         standby: config.pageserver.application_name.clone(),
         pages,

@@ -33,7 +33,7 @@ use directory::Directory;
 pub fn run(options: UpOptions, environment: &Environment) -> Result<()> {
     runtime::net::raise_fd_limit(OPEN_FILES);
     let directory = Directory::choose(options.dir.as_deref(), environment)?;
-    directory.settle()?;
+    let starter = directory.settle(&environment.program)?;
     let (mut config, said, file) = directory.configuration(options.config.as_deref())?;
     options.cores.apply(&mut config.node);
     node::start_log(&config.log)?;
@@ -49,10 +49,12 @@ pub fn run(options: UpOptions, environment: &Environment) -> Result<()> {
     let mut apps = vec![followed(server, pageserver)];
     let mut parts = Parts { pages: Some(pages), postgres: Some(postgres), ..Parts::default() };
     let folder = match config.compute.directory.as_os_str().is_empty() {
-        true => directory.path().join("computes"),
+        true => directory.computes(),
         false => config.compute.directory.clone(),
     };
-    node::add_computes(&mut apps, &mut parts, &config, &folder, environment)?;
+    // It starts them in our own folder and nowhere else.
+    let starter = starter.filter(|_socket| folder == directory.computes());
+    node::add_computes(&mut apps, &mut parts, &config, &folder, starter, environment)?;
     let reread = match file {
         Some(file) => pooling::from_toml(file, move |settings| fill.pooler(settings)),
         None => pooling::always(config.pooler.clone()),

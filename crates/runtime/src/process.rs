@@ -195,7 +195,13 @@ impl Command {
     ///
     /// # Errors
     /// When the program cannot be executed, or not as asked.
-    pub fn spawn(self) -> io::Result<Child> {
+    pub fn spawn(mut self) -> io::Result<Child> {
+        let drop_signal = self.drop_signal.take();
+        let (child, pipes) = self.start()?;
+        Child::new(child, pipes, drop_signal)
+    }
+
+    fn start(self) -> io::Result<(std::process::Child, Pipes)> {
         let mut command = std::process::Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
         if self.environment_cleared {
@@ -216,7 +222,15 @@ impl Command {
             (child.stdout.take().map(OwnedFd::from), self.stdout),
             (child.stderr.take().map(OwnedFd::from), self.stderr),
         ];
-        Child::new(child, pipes, self.drop_signal)
+        Ok((child, pipes))
+    }
+
+    /// Starts one whose end nobody waits for, before there is a core. Its output must not be lines.
+    ///
+    /// # Errors
+    /// When the program cannot be executed, or not as asked.
+    pub fn spawn_unwatched(self) -> io::Result<()> {
+        self.start().map(drop)
     }
 
     /// Runs it to its end with its output captured (the last [`CHILD_OUTPUT_BYTES_MAX`] of each stream); where output
@@ -246,6 +260,9 @@ impl Command {
         Ok(finished)
     }
 }
+
+/// The ends of a child's output that are ours, and what becomes of it.
+type Pipes = [(Option<OwnedFd>, Output); 2];
 
 /// How a child that ran to its end did.
 #[derive(Debug, Clone)]
@@ -286,7 +303,7 @@ impl fmt::Debug for Child {
 impl Child {
     fn new(
         child: std::process::Child,
-        pipes: [(Option<OwnedFd>, Output); 2],
+        pipes: Pipes,
         drop_signal: Option<Signal>,
     ) -> io::Result<Self> {
         let pid = Pid::from_child(&child);

@@ -7,9 +7,9 @@ use pg::lsn::Lsn;
 use serde_json::{Value, from_value};
 
 use crate::api::client::{Api, escaped};
-use crate::computes::{directory, mounted};
 use crate::computes::settings::Mode;
 use crate::computes::{Line, Phase};
+use crate::computes::{directory, mounted, starter};
 use crate::config::environment::Environment;
 use crate::error::{Result, While};
 use crate::output;
@@ -46,6 +46,9 @@ pub enum ComputeCommand {
     /// Be a compute: serve a branch in the foreground until SIGTERM
     #[command(after_help = RUN_EXAMPLE)]
     Run(RunOptions),
+    /// Start computes for a process that is not root (howdah up makes it)
+    #[command(hide = true, after_help = STARTER_EXAMPLE)]
+    Starter(starter::Options),
 }
 
 const START_EXAMPLE: &str = "Example:
@@ -62,6 +65,9 @@ const RUN_EXAMPLE: &str = "Example:
 Howdah starts its computes by this. One that serves the end of a branch must be attached to it
 (POST /v1/branches/NAME/attach): until then its commits wait.
 PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say who you are to the page service.";
+
+const STARTER_EXAMPLE: &str = "Example:
+  howdah compute starter --parent 4711 --uid 107 --socket /run/howdah-1/starter --folder /srv/computes";
 
 #[derive(Debug, clap::Args)]
 pub struct RunOptions {
@@ -118,6 +124,7 @@ pub(super) fn run(command: &ComputeCommand, api: &Api, environment: &Environment
         }
         ComputeCommand::List { json } => list(api, *json),
         ComputeCommand::Run(options) => serve(options, api, environment),
+        ComputeCommand::Starter(options) => starter::run(options, &environment.program),
     }
 }
 

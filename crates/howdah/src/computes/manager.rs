@@ -324,9 +324,8 @@ impl Manager {
 
     /// Until it dies or is stopped.
     async fn serve(&self, compute: &Compute, process: &Process) {
-        match first(process.child.wait(), compute.stop.wait()).await {
+        match first(process.end(), compute.stop.wait()).await {
             First::A(exit) => {
-                let exit = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
                 let log = self.launcher.log(&compute.name);
                 tracing::error!(compute = compute.name, exit, log = %log.display(), "a compute died");
                 compute.phase.set(Phase::Stopping);

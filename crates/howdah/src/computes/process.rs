@@ -1,5 +1,6 @@
 //! The process of a compute: `howdah compute run`, from its start to its end.
 
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use runtime::process::{Child, Command, Output};
 use runtime::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::helped::Helped;
 use super::orphans;
-use super::settings::Settings;
+use super::settings::{Mode, Settings};
+use super::starter::Request;
 use crate::error::{Error, Result, While};
 use crate::limits::{COMPUTE_KILL_WAIT, COMPUTE_LOG_BYTES_MAX, COMPUTE_LOG_LINES};
 use crate::postgres::files;
@@ -60,6 +63,8 @@ pub(super) struct Launcher {
     /// Folder of PostgreSQL's programs.
     pub(super) binaries: PathBuf,
     pub(super) directory: PathBuf,
+    /// Socket of what starts computes as root, if there is one.
+    pub(super) starter: Option<PathBuf>,
     /// Who must have received a commit on a branch.
     pub(super) standby: String,
     pub(super) settings: Settings,
@@ -68,9 +73,47 @@ pub(super) struct Launcher {
 /// A running compute. Dropped, it is told to stop.
 #[derive(Debug)]
 pub(super) struct Process {
-    pub(super) child: Child,
+    body: Body,
     pub(super) ready: Ready,
     place: PathBuf,
+}
+
+/// Who started it.
+#[derive(Debug)]
+enum Body {
+    Own(Child),
+    Helped(Helped),
+}
+
+impl Body {
+    /// Waits for its end; how it ended.
+    async fn end(&self) -> String {
+        match self {
+            Self::Own(child) => {
+                let exit = child.wait().await;
+                exit.map_or_else(|error| error.to_string(), |exit| exit.to_string())
+            }
+            Self::Helped(helped) => helped.end().await,
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Own(child) => child.pid(),
+            Self::Helped(helped) => helped.pid,
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        match self {
+            Self::Own(child) => {
+                if let Err(error) = child.signal(signal) {
+                    tracing::error!(pid = child.pid(), %signal, %error, "could not signal a compute");
+                }
+            }
+            Self::Helped(helped) => helped.signal(signal),
+        }
+    }
 }
 
 impl Launcher {
@@ -89,47 +132,73 @@ impl Launcher {
     ) -> Result<Process> {
         let log = self.log(name);
         make_room(&log);
+        let login = Login::within_process(service);
+        let environment = vec![
+            ("PGUSER".to_owned(), login.user),
+            ("PGPASSWORD".to_owned(), login.password.0),
+            ("HOWDAH_PG_BIN".to_owned(), self.binaries.display().to_string()),
+        ];
+        let arguments = self.arguments(spec, service)?;
+        let (body, line) = match &self.starter {
+            Some(socket) if self.settings.mode != Mode::Directory => {
+                let number = place.file_name().and_then(|name| name.to_str()?.parse().ok());
+                let request = Request { place: number.unwrap_or_default(), arguments, environment };
+                let helped = Helped::start(socket, &request, log.clone()).await?;
+                orphans::remember(&place, helped.pid)?;
+                let line = poll_fn(|cx| helped.output.borrow_mut().poll_recv(cx)).await;
+                (Body::Helped(helped), line)
+            }
+            _ => self.start_own(&place, arguments, environment, log.clone()).await?,
+        };
+        if let Some(line) = line {
+            let ready = serde_json::from_str(&line);
+            let ready = ready.or_fail(format_args!("a compute said \"{line}\""))?;
+            return Ok(Process { body, ready, place });
+        }
+        let exit = body.end().await;
+        Err(Error::new(format!("the compute ended while it started: {exit}"))
+            .detail(last_lines(&log)))
+    }
+
+    /// A child of this process, and the first line that it prints.
+    async fn start_own(
+        &self,
+        place: &Path,
+        arguments: Vec<String>,
+        environment: Vec<(String, String)>,
+        log: PathBuf,
+    ) -> Result<(Body, Option<String>)> {
         let (said, mut lines) = mailbox::channel(1);
         let each = move |line: &str| {
             // One line is expected; whatever else it may print is nobody's business.
             let _more = said.try_send(line.to_owned());
         };
-        let login = Login::within_process(service);
-        let command = Command::new(&self.program)
-            .args(self.arguments(spec, service, &place)?)
-            .env("PGUSER", &login.user)
-            .env("PGPASSWORD", &login.password.0)
-            .env("HOWDAH_PG_BIN", &self.binaries)
-            .current_dir(&place)
+        let mut command = Command::new(&self.program)
+            .args(["compute", "run", "--dir"])
+            .arg(place)
+            .args(arguments)
+            .current_dir(place)
             .new_session()
             .death_signal(Signal::Terminate)
             .signal_on_drop(Signal::Terminate)
             .stdout(Output::lines(each))
-            .stderr(Output::Append(log.clone()));
-        let child = command.spawn().or_fail("could not start a compute")?;
-        orphans::remember(&place, child.pid())?;
-        match lines.recv().await {
-            Some(line) => {
-                let ready = serde_json::from_str(&line);
-                let ready = ready.or_fail(format_args!("a compute said \"{line}\""))?;
-                Ok(Process { child, ready, place })
-            }
-            None => {
-                let exit = child.wait().await.or_fail("could not wait for a compute")?;
-                Err(Error::new(format!("the compute ended while it started: {exit}"))
-                    .detail(last_lines(&log)))
-            }
+            .stderr(Output::Append(log));
+        for (name, value) in environment {
+            command = command.env(name, value);
         }
+        let child = command.spawn().or_fail("could not start a compute")?;
+        orphans::remember(place, child.pid())?;
+        Ok((Body::Own(child), lines.recv().await))
     }
 
-    fn arguments(&self, spec: &Spec, service: &str, place: &Path) -> Result<Vec<String>> {
-        let place = place.display().to_string();
-        let mut arguments = vec!["compute", "run", "--json", "--branch", &spec.branch];
+    /// Of `howdah compute run`, but for the directory.
+    fn arguments(&self, spec: &Spec, service: &str) -> Result<Vec<String>> {
+        let mut arguments = vec!["--json", "--branch", &spec.branch];
         if let Some(lsn) = &spec.lsn {
             arguments.extend(["--lsn", lsn]);
         }
         let mode = self.settings.mode.name();
-        arguments.extend(["--page-server", service, "--dir", &place, "--mode", mode]);
+        arguments.extend(["--page-server", service, "--mode", mode]);
         arguments.extend(["--standby", &self.standby]);
         let mut arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
         for (name, value) in &self.settings.postgres {
@@ -156,19 +225,23 @@ impl Process {
     pub(super) async fn stop(&self, patience: Duration) {
         let steps = [(Signal::Terminate, patience), (Signal::Kill, COMPUTE_KILL_WAIT)];
         for (signal, patience) in steps {
-            if let Err(error) = self.child.signal(signal) {
-                tracing::error!(pid = self.child.pid(), %signal, %error, "could not signal a compute");
-            }
-            if clock::timeout(patience, self.child.wait()).await.is_ok() {
+            self.body.signal(signal);
+            if clock::timeout(patience, self.body.end()).await.is_ok() {
                 return;
             }
-            tracing::warn!(pid = self.child.pid(), %signal, ?patience, "a compute did not stop in time");
+            tracing::warn!(pid = self.body.pid(), %signal, ?patience, "a compute did not stop in time");
         }
+    }
+
+    /// Waits for its end; how it ended.
+    pub(super) async fn end(&self) -> String {
+        self.body.end().await
     }
 
     /// Removes what it leaves. It has ended.
     pub(super) async fn clean(&self) {
-        orphans::remove(&self.place).await;
+        // Nothing but the starter's end could have left it running.
+        orphans::clear(&self.place, COMPUTE_KILL_WAIT).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use runtime::fs::blocking as fs;
 use runtime::identity::{User, is_root};
 
+use crate::computes::starter;
 use crate::config::Config;
 use crate::config::environment::Environment;
 use crate::error::{Error, Result, While};
@@ -43,8 +44,14 @@ impl Directory {
         &self.path
     }
 
-    /// Makes the folder; as root hands it to the account, and becomes it.
-    pub(super) fn settle(&self) -> Result<()> {
+    /// Where computes are, unless the configuration says otherwise.
+    pub(super) fn computes(&self) -> PathBuf {
+        self.path.join("computes")
+    }
+
+    /// Makes the folder; as root hands it to the account, and becomes it. Leaves a process that stays root behind if that
+    /// can mount: the path of its socket.
+    pub(super) fn settle(&self, program: &Path) -> Result<Option<PathBuf>> {
         let shown = self.path.display();
         let missing: Vec<&Path> =
             self.path.ancestors().take_while(|path| !fs::exists(path)).collect();
@@ -53,7 +60,7 @@ impl Directory {
             .or_fail(format_args!("could not make folder \"{shown}\""));
         made.map_err(|error| error.hint(hint))?;
         if !is_root() {
-            return Ok(());
+            return Ok(None);
         }
         let found = User::named(ACCOUNT).or_fail("could not read the accounts")?;
         let account = found.ok_or_else(|| {
@@ -65,9 +72,13 @@ impl Directory {
             let doing = format!("could not give \"{}\" to user {ACCOUNT}", path.display());
             fs::set_owner(path, account.uid, account.gid).or_fail(doing)?;
         }
+        let starter = match runtime::fuse::is_available() {
+            Ok(()) => Some(starter::launch(program, account.uid, &self.computes())?),
+            Err(_reason) => None,
+        };
         account.assume().or_fail(format_args!("could not become user {ACCOUNT}"))?;
         output::note(format!("running as user {ACCOUNT}: PostgreSQL does not run as root"));
-        Ok(())
+        Ok(starter)
     }
 
     /// The configuration, and its text: the named file; else the folder's own if there is one; else defaults.

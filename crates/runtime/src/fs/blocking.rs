@@ -243,3 +243,13 @@ pub fn free_bytes(path: impl AsRef<Path>) -> io::Result<u64> {
     let system = rustix::fs::statvfs(path.as_ref())?;
     Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }
+
+/// The user whose folder this is; `None` if it is something else, a link to one included.
+///
+/// # Errors
+/// What the system says.
+pub fn folder_owner(path: impl AsRef<Path>) -> io::Result<Option<u32>> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::symlink_metadata(path)?;
+    Ok(metadata.is_dir().then(|| metadata.uid()))
+}
