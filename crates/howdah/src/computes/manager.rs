@@ -277,7 +277,9 @@ impl Manager {
         let service = status.map(|status| status.listen).unwrap_or_default();
         let own = self.launcher.place().map_err(failed)?;
         place.set(own.clone());
-        self.detach(compute).await;
+        if self.is_attached(compute).await {
+            self.detach(compute).await;
+        }
         let process = self.launcher.start(own, &compute.name, &compute.spec, &service).await;
         let process = process.map_err(failed)?;
         self.attach(compute, &process.ready).await?;
@@ -306,6 +308,13 @@ impl Manager {
             "attached"
         );
         Ok(())
+    }
+
+    /// Whether the page server still follows an earlier compute of its branch, one of an earlier run perhaps.
+    async fn is_attached(&self, compute: &Compute) -> bool {
+        let all = self.pages.branches().await.unwrap_or_default();
+        let ours = all.iter().find(|branch| branch.name == compute.spec.branch);
+        ours.and_then(|branch| branch.writer.as_ref()).is_some_and(|writer| writer.server.is_some())
     }
 
     /// Has the page server take nothing more from a branch's last compute: the next begins at its end.

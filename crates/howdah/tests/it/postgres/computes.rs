@@ -12,12 +12,14 @@ use crate::instance::{Folder, Instance};
 /// Against hangs only.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Restored directories run everywhere; mounts are tested where computes are.
+/// Restored directories run everywhere.
 fn start(folder: &Folder, more: &str) -> Instance {
-    Instance::start(
-        folder,
-        &format!("[compute]\nmode = \"directory\"\nstart_timeout = \"3min\"\n{more}"),
-    )
+    start_in("directory", folder, more)
+}
+
+fn start_in(mode: &str, folder: &Folder, more: &str) -> Instance {
+    let text = format!("[compute]\nmode = \"{mode}\"\nstart_timeout = \"3min\"\n{more}");
+    Instance::start(folder, &text)
 }
 
 /// What psql prints of a statement, and on standard error.
@@ -210,8 +212,18 @@ async fn connect(instance: &Instance, target: &str) -> tokio_postgres::Client {
 
 #[test]
 fn a_compute_that_dies_under_load_is_replaced_and_clients_are_held() {
+    dies_under_load("directory");
+}
+
+/// The same on a mount, where this machine allows one.
+#[test]
+fn a_compute_on_a_mount_that_dies_under_load_is_replaced_and_clients_are_held() {
+    dies_under_load("auto");
+}
+
+fn dies_under_load(mode: &str) {
     let folder = Folder::new();
-    let instance = start(&folder, "");
+    let instance = start_in(mode, &folder, "");
     instance.sql("CREATE TABLE ledger (client int, number int, PRIMARY KEY (client, number))");
     branch(&instance, "feature");
     let tokio = runtime();
@@ -247,6 +259,28 @@ fn a_compute_that_dies_under_load_is_replaced_and_clients_are_held() {
         assert!(last >= count, "client {client}: {count} were acknowledged, {last} are there");
     }
     assert!(instance.log().matches("a compute died").count() == 2, "{}", instance.log());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_killed_howdah_leaves_no_compute_and_the_next_goes_on() {
+    let folder = Folder::new();
+    let instance = start_in("auto", &folder, "");
+    instance.sql("CREATE TABLE t (a int)");
+    branch(&instance, "feature");
+    psql(&instance, "postgres@feature", "INSERT INTO t VALUES (1)").expect("it is written");
+    let line = compute(&instance, "feature").expect("it runs");
+    let pids = [line["pid"].as_u64(), line["postgres_pid"].as_u64()];
+    instance.signal("-KILL");
+    drop(instance);
+    for pid in pids.map(|pid| pid.expect("a process")) {
+        let path = format!("/proc/{pid}");
+        until("it ends with us", || (!std::path::Path::new(&path).exists()).then_some(()));
+    }
+    // Its server goes down by itself, too.
+    let next = start_in("auto", &folder, "");
+    let count = psql(&next, "postgres@feature", "SELECT count(*) FROM t");
+    assert_eq!(count.as_deref(), Ok("1"), "{}", next.log());
 }
 
 fn sum(counts: &[AtomicI64]) -> i64 {
