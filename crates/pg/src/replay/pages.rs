@@ -17,6 +17,11 @@ const SLAB_PAGES: u32 = 512;
 /// Blocks of one part of a fork's table: a block that lies far out costs no table of all before it.
 const PART_BLOCKS: usize = 4096;
 
+/// Bytes that memory hands over at once.
+const CACHE_LINE: usize = 64;
+/// So far line pointers are asked for: a heap page of usual rows has no more.
+const LINES_WARMED: usize = 512;
+
 /// The pages; sizes of forks are not theirs to tell ([`crate::state::Sizes`]).
 #[derive(Debug, Default)]
 pub struct Pages {
@@ -117,8 +122,8 @@ impl Pages {
         }
     }
 
-    /// Asks memory for the parts of these blocks that a record is likely to use: header, end of the line pointers, start
-    /// of the tuples. The reads depend on nothing, so the processor waits for many at once.
+    /// Asks memory for the parts of these blocks that a record is likely to use: header, line pointers, start of the
+    /// tuples. The reads depend on nothing, so the processor waits for many at once.
     pub fn warm(&mut self, blocks: impl Iterator<Item = (RelTag, u32)>) {
         let mut places = std::mem::take(&mut self.warming);
         places.clear();
@@ -130,7 +135,8 @@ impl Pages {
             read |= self.at(*place).map_or(0, |page| lsn(page).0);
         }
         for page in places.iter().filter_map(|place| self.at(*place)) {
-            for at in [lower(page), upper(page)] {
+            let lines = (CACHE_LINE..lower(page).min(LINES_WARMED)).step_by(CACHE_LINE);
+            for at in lines.chain([lower(page), upper(page)]) {
                 read |= u64::from(page.get(at).copied().unwrap_or(0));
             }
         }

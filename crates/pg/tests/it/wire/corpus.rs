@@ -186,19 +186,35 @@ fn damaged_startup_packets_give_a_stable_answer() {
     }
 }
 
-#[test]
-#[ignore = "writes fuzz/corpus; run it by hand after a change of the samples"]
-#[expect(clippy::disallowed_methods, reason = "a tool for developers that writes seed files")]
-fn writes_the_fuzz_corpus() {
-    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus");
-    let streams = [
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus");
+
+/// What each fuzz target begins with: the samples that the tests here damage.
+fn corpus() -> [(&'static str, Vec<Vec<u8>>); 4] {
+    [
         ("wire_frontend", frontend_messages()),
         ("wire_backend", backend_messages()),
         ("startup", startup_packets()),
         ("splitter", vec![frontend_messages().concat(), backend_messages().concat()]),
-    ];
-    for (target, samples) in streams {
-        let folder = format!("{corpus}/{target}");
+    ]
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "reads the seed files")]
+fn the_fuzz_corpus_is_these_samples() {
+    for (target, samples) in corpus() {
+        for (number, sample) in samples.iter().enumerate() {
+            let seed = std::fs::read(format!("{CORPUS}/{target}/{number:02}")).unwrap();
+            assert!(seed == *sample, "{target}/{number:02}: write the corpus anew");
+        }
+    }
+}
+
+#[test]
+#[ignore = "writes fuzz/corpus; run it by hand after a change of the samples"]
+#[expect(clippy::disallowed_methods, reason = "a tool for developers that writes seed files")]
+fn writes_the_fuzz_corpus() {
+    for (target, samples) in corpus() {
+        let folder = format!("{CORPUS}/{target}");
         std::fs::create_dir_all(&folder).expect("a folder for the seeds");
         for (number, sample) in samples.iter().enumerate() {
             let path = format!("{folder}/{number:02}");
