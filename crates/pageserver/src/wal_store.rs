@@ -589,6 +589,30 @@ mod tests {
     }
 
     #[test]
+    fn wal_cut_off_at_a_records_end_is_whole_up_to_there_whatever_happens() {
+        let end = segment(4) + 5000;
+        for seed in 0..100 {
+            with_segments(seed, async move |layout| {
+                let cutting = layout.clone();
+                let task = executor::spawn(async move { cutting.end_at(end).await });
+                clock::sleep(Duration::from_micros(seed * 40)).await;
+                task.abort();
+                cut_power();
+                clock::sleep(Duration::from_secs(1)).await;
+                let left = numbers(&layout).await;
+                assert!(left.starts_with(&[1, 2, 3, 4]), "{left:?}");
+                layout.end_at(end).await.expect("cut");
+                assert_eq!(numbers(&layout).await, [1, 2, 3, 4]);
+                let wal = WalReader::new(layout.clone());
+                wal.set_readable(end);
+                let bytes = wal.read(segment(3), end).await.expect("it is there");
+                assert!(bytes.iter().all(|&byte| byte == 7));
+                assert!(wal.read(end, end + 1).await.is_err(), "nothing is behind it");
+            });
+        }
+    }
+
+    #[test]
     fn what_somebody_reads_is_not_removed() {
         with_segments(1, async |layout| {
             let wal = WalReader::new(layout.clone());
