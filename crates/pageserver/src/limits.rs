@@ -114,6 +114,8 @@ pub const IMPORT_PAGES_MAX: usize = 8192;
 /// How often to look whether there is something for the object store: nothing that one would notice in a loss window of
 /// seconds.
 pub const STORE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// All attempts of one request to the object store, but for the last: a page that has to be fetched waits for it.
+pub const STORE_REQUEST_TIME_MAX: Duration = Duration::from_secs(15);
 /// How often a page server that has nothing to publish looks whether another one has taken over.
 pub const CLAIM_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often WAL is removed from the object store that is not kept here either.

@@ -19,11 +19,12 @@ use runtime::bridge::Bridge;
 use runtime::clock::Instant;
 use runtime::fs;
 use serde::{Deserialize, Serialize};
-use storage::bucket::{Address, Bucket, BucketError, Fault};
+use storage::bucket::{Address, Bucket, BucketError, Fault, Patience};
 use storage::store::remote::{Remote, UploadError};
 
 use crate::branches::Branches;
 use crate::error::Error;
+use crate::limits::STORE_REQUEST_TIME_MAX;
 use crate::settings::Settings;
 use crate::timeline::Timeline;
 
@@ -155,6 +156,9 @@ impl ObjectStore {
         let bridge = Bridge::start()
             .map_err(|source| Error::Connection { server: "side thread".to_owned(), source })?;
         let bucket = Bucket::open(&address, bridge).map_err(|error| failed(&error))?;
+        // Whoever waits for a page should hear why before long; what copies tries again for ever.
+        let patience = Patience { request: STORE_REQUEST_TIME_MAX, ..Patience::default() };
+        let bucket = bucket.with_patience(patience);
         Ok(Some(ObjectStore::over(bucket, &address, settings)))
     }
 

@@ -111,6 +111,12 @@ impl Bucket {
         Bucket { store, base, side: Side::Tokio(bridge), patience }
     }
 
+    /// The same with other time limits.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Bucket {
+        Bucket { patience, ..self }
+    }
+
     /// The same of a store whose requests need nothing of tokio: they run on the core that asks.
     #[must_use]
     pub fn on_core(store: Arc<dyn ObjectStore>, base: ObjectPath, patience: Patience) -> Bucket {

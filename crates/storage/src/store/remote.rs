@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 
 use runtime::{executor, fs};
@@ -318,15 +318,10 @@ impl Inner {
     }
 
     /// Copies a layer here under another name and holds it against all its checksums.
-    async fn download(
-        &self,
-        remote: &Remote,
-        info: &LayerInfo,
-        arrived: &PathBuf,
-    ) -> io::Result<()> {
+    async fn download(&self, remote: &Remote, info: &LayerInfo, arrived: &Path) -> io::Result<()> {
         let name = remote.layer(info.number);
         remote.bucket.download(&name, arrived, |_bytes| ()).await.map_err(unreadable)?;
-        let checked = match Layer::open_at(arrived.clone(), info).await {
+        let checked = match Layer::open_at(arrived.to_owned(), info).await {
             Ok(layer) => layer.verify().await,
             Err(error) => Err(error),
         };

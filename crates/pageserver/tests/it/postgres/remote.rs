@@ -9,6 +9,7 @@ use pageserver::remote::recover::{Recovered, recover};
 use pageserver::settings::Settings;
 use pg::lsn::Lsn;
 use runtime::clock;
+use runtime::fs::blocking as fs;
 use runtime::random::Rng;
 
 use crate::cluster::{Cluster, Folder};
@@ -193,9 +194,9 @@ fn a_store_that_is_away_holds_up_the_intake_at_its_limit_only() {
     cluster.pgbench(&["-i", "-s", "1", "-q"]);
     wait_uploaded(&service, &cluster);
     let place = store.path().join("store");
-    std::fs::rename(&place, store.path().join("away")).expect("it is ours");
-    let options = std::fs::OpenOptions::new().write(true).create_new(true).open(&place);
-    drop(options.expect("it is ours"));
+    fs::rename(&place, store.path().join("away")).expect("it is ours");
+    // A file in its place: no directory can be made there.
+    fs::write_atomic(&place, b"").expect("it is ours");
     let before = current_lsn(&cluster);
     cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 20000) i");
     let small = current_lsn(&cluster);
@@ -216,8 +217,8 @@ fn a_store_that_is_away_holds_up_the_intake_at_its_limit_only() {
     let ahead = lsn(status.flushed_lsn.as_ref()).bytes_since(uploaded(&status));
     assert!(ahead < 2 * limit, "{ahead} bytes wait");
     assert!(lsn(status.ingested_lsn.as_ref()) < all);
-    std::fs::remove_file(&place).expect("it is ours");
-    std::fs::rename(store.path().join("away"), &place).expect("it is ours");
+    fs::remove_file(&place).expect("it is ours");
+    fs::rename(store.path().join("away"), &place).expect("it is ours");
     wait_uploaded(&service, &cluster);
     assert_eq!(service.status().store.expect("a store").error, None);
     let mut cluster = cluster;
