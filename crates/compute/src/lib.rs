@@ -3,6 +3,7 @@
 // The mount is the Linux kernel's FUSE.
 #![cfg(target_os = "linux")]
 
+pub mod boot_set;
 pub mod branch;
 pub mod error;
 pub mod file;

@@ -21,6 +21,10 @@ pub const PAGES_AHEAD_MAX: usize = 4096;
 pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// Pages that are remembered of a start: it reads some 130, and the first queries some more.
+pub const BOOT_PAGES_MAX: usize = 1000;
+/// How long after a start what is read still counts to it: time for the first client.
+pub const BOOT_RECORDED: Duration = Duration::from_secs(5);
 /// Local files that are held open. Those not used for longest are closed first.
 pub const OPEN_FILES_MAX: usize = 500;
 /// Room on the disk that the overlay leaves to the WAL beside it: four segments. A server that cannot write data says

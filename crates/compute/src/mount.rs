@@ -37,7 +37,7 @@ pub struct FileSystem {
     open_files: RefCell<OpenFiles>,
     /// Listings of directories that are open.
     listings: RefCell<Listings>,
-    pages: Pages,
+    pages: Rc<Pages>,
     /// Bytes that may be written before the disk's room is looked at again.
     room: Cell<u64>,
     /// Where files made from now on have their bytes.
@@ -54,7 +54,7 @@ impl FileSystem {
     /// A file system of what is in `tree`, over the pages of a branch. Local bytes of new files go to the directory
     /// `overlay`.
     #[must_use]
-    pub fn new(mount: Mount, tree: Tree, pages: Pages, overlay: PathBuf) -> Rc<FileSystem> {
+    pub fn new(mount: Mount, tree: Tree, pages: Rc<Pages>, overlay: PathBuf) -> Rc<FileSystem> {
         Rc::new(FileSystem {
             mount,
             tree: RefCell::new(tree),

@@ -14,6 +14,7 @@ use pg::datadir::relation::RelTag;
 use pg::lsn::Lsn;
 use runtime::clock;
 
+use crate::boot_set::BootSet;
 use crate::limits::{
     FETCH_BLOCKS_MAX, PAGE_BYTES, PAGES_AHEAD_MAX, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STREAMS_MAX,
 };
@@ -29,6 +30,8 @@ pub struct Pages {
     lsn: Lsn,
     streams: RefCell<Streams>,
     ahead: RefCell<Ahead>,
+    /// What is read, as long as somebody wants to know.
+    recorded: RefCell<Option<BootSet>>,
 }
 
 #[derive(Default)]
@@ -58,7 +61,29 @@ struct Run {
 impl Pages {
     #[must_use]
     pub fn new(login: Login, lsn: Lsn) -> Pages {
-        Pages { login, lsn, streams: RefCell::default(), ahead: RefCell::default() }
+        Pages { login, lsn, streams: RefCell::default(), ahead: RefCell::default(), recorded: RefCell::default() }
+    }
+
+    /// Remembers from now on what is read.
+    pub fn record(&self) {
+        *self.recorded.borrow_mut() = Some(BootSet::default());
+    }
+
+    /// What was read since [`Pages::record`]; nothing is remembered from here on.
+    #[must_use]
+    pub fn take_recorded(&self) -> BootSet {
+        self.recorded.take().unwrap_or_default()
+    }
+
+    /// Reads pages that will be asked for soon. What cannot be read now is read when it is asked for.
+    pub async fn read_ahead(&self, tag: RelTag, blocks: &[u32]) {
+        for blocks in blocks.chunks(usize::try_from(FETCH_BLOCKS_MAX).unwrap_or(1)) {
+            let Ok(pages) = self.fetch(tag, blocks).await else { return };
+            let mut ahead = self.ahead.borrow_mut();
+            for (block, page) in blocks.iter().zip(pages.chunks_exact(PAGE_BYTES)) {
+                ahead.keep(tag, *block, page);
+            }
+        }
     }
 
     /// Blocks `first..first + count` of a fork that has `blocks`, one after another.
@@ -72,6 +97,9 @@ impl Pages {
         count: u32,
         blocks: u32,
     ) -> Result<Vec<u8>, Refused> {
+        if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
+            (first..first + count).for_each(|block| recorded.add(tag, block));
+        }
         if let Some(pages) = self.ahead.borrow_mut().take(tag, first, count) {
             return Ok(pages);
         }

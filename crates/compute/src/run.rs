@@ -7,13 +7,15 @@
 //! 3. When Postgres dies this process ends: there is no recovery from scratch files.
 //! 4. Root is needed to mount, and given up for good before anything is read.
 
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use pageserver::connection::Login;
+use pg::datadir::relation::RelTag;
 use pg::lsn::Lsn;
 use runtime::clock;
 use runtime::executor::{self, block_on};
@@ -25,9 +27,10 @@ use runtime::process::Child;
 use runtime::signal::{Signal, Signals};
 use runtime::watchdog::{self, Watchdog};
 
+use crate::boot_set::BootSet;
 use crate::branch;
 use crate::error::Error;
-use crate::limits::{HANGS_AFTER, WRITE_BYTES_MAX};
+use crate::limits::{BOOT_RECORDED, HANGS_AFTER, WRITE_BYTES_MAX};
 use crate::mount::FileSystem;
 use crate::pages::Pages;
 use crate::places::Places;
@@ -48,6 +51,8 @@ pub struct Options {
     /// The program `postgres`.
     pub program: PathBuf,
     pub wanted: Wanted,
+    /// A file in which the pages of a start are remembered for the next ones, by whoever has the same.
+    pub boot_set: Option<PathBuf>,
 }
 
 /// A compute that takes connections.
@@ -180,7 +185,11 @@ async fn start(
     let tree = branch::tree(&skeleton, places, owner)?;
     let failed = |source| Error::Mount { mountpoint: places.data.clone(), source };
     let mount = mounted.serve().map_err(failed)?;
-    let pages = Pages::new(options.login.clone(), lsn);
+    let pages = Rc::new(Pages::new(options.login.clone(), lsn));
+    if let Some(file) = &options.boot_set {
+        read_ahead(&pages, file, &skeleton.image.relations);
+        remember(Rc::clone(&pages), file.clone());
+    }
     let file_system = FileSystem::new(mount, tree, pages, places.overlay.clone());
     let served = Rc::clone(&file_system);
     let serving = executor::spawn(async move { served.serve().await });
@@ -195,6 +204,28 @@ async fn start(
     let took = began.elapsed();
     tracing::info!(%lsn, ?fetched, ?took, relations = skeleton.image.relations.len(), "ready");
     Ok(Started { lsn, child, serving })
+}
+
+/// Reads the pages that earlier starts have read, several forks at a time.
+fn read_ahead(pages: &Rc<Pages>, file: &Path, relations: &[(RelTag, u32)]) {
+    let known = BootSet::parse(&blocking::read_to_string(file).unwrap_or_default());
+    let sizes: BTreeMap<RelTag, u32> = relations.iter().copied().collect();
+    for (tag, blocks) in known.existing(&sizes) {
+        let pages = Rc::clone(pages);
+        executor::spawn_detached(async move { pages.read_ahead(tag, &blocks).await });
+    }
+}
+
+/// Writes down what this start has read.
+fn remember(pages: Rc<Pages>, file: PathBuf) {
+    pages.record();
+    executor::spawn_detached(async move {
+        clock::sleep(BOOT_RECORDED).await;
+        let text = pages.take_recorded().to_text();
+        if let Err(error) = runtime::fs::write_atomic(&file, text.into_bytes()).await {
+            tracing::warn!(file = %file.display(), %error, "the pages of a start are not remembered");
+        }
+    });
 }
 
 /// What came first.

@@ -95,6 +95,9 @@ pub struct RunOptions {
     /// Who must have received a commit on a branch before it is acknowledged: the page server's application_name
     #[arg(long, value_name = "NAME", default_value = "howdah")]
     pub standby: String,
+    /// Remember in this file the pages that a start reads, for the next one with the same file (mounts only)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub boot_set: Option<PathBuf>,
     /// A setting of the server
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
@@ -179,7 +182,7 @@ fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<(
         binaries: Binaries::find(&PathBuf::new(), environment)?,
         settings: options.settings.clone(),
     };
-    if mounted::is_wanted(options.mode)? { mounted::run(run) } else { directory::run(&run) }
+    if mounted::is_wanted(options.mode)? { mounted::run(run, options.boot_set.clone()) } else { directory::run(&run) }
 }
 
 fn setting(text: &str) -> std::result::Result<(String, String), String> {

@@ -1,6 +1,8 @@
 //! `howdah compute run` on a mount: its options for the crate that runs it, its errors in our form, and the line that
 //! says that it takes connections.
 
+use std::path::PathBuf;
+
 use super::directory::Options;
 use super::settings::Mode;
 use crate::error::{Error, Result};
@@ -28,9 +30,9 @@ fn availability() -> std::result::Result<(), String> {
     Err("mounts need Linux".to_owned())
 }
 
-/// Runs until a signal asks it to stop.
+/// Runs until a signal asks it to stop. In the file `boot_set` the pages that a start reads are remembered.
 #[cfg(target_os = "linux")]
-pub fn run(options: Options) -> Result<()> {
+pub fn run(options: Options, boot_set: Option<PathBuf>) -> Result<()> {
     use compute::error::Error as Failure;
     use compute::run::{Options as Run, run};
     use compute::settings::Wanted;
@@ -43,7 +45,7 @@ pub fn run(options: Options) -> Result<()> {
     let Options { branch, standby, login, directory, port, binaries, settings } = options;
     let wanted = Wanted { port, standby, settings };
     let program = binaries.program("postgres");
-    let run_options = Run { login, directory: directory.clone(), program, wanted };
+    let run_options = Run { login, directory: directory.clone(), program, wanted, boot_set };
     let say = |ready: compute::run::Ready| {
         let line = Ready {
             branch,
@@ -68,6 +70,6 @@ pub fn run(options: Options) -> Result<()> {
 
 /// Not here.
 #[cfg(not(target_os = "linux"))]
-pub fn run(_options: Options) -> Result<()> {
+pub fn run(_options: Options, _boot_set: Option<PathBuf>) -> Result<()> {
     Err(Error::new("mounts need Linux").hint("--mode directory restores the branch instead"))
 }

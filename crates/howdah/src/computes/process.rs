@@ -201,6 +201,8 @@ impl Launcher {
         arguments.extend(["--page-server", service, "--mode", mode]);
         arguments.extend(["--standby", &self.standby]);
         let mut arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        let boot_set = self.directory.join("boot-set").display().to_string();
+        arguments.extend(["--boot-set".to_owned(), boot_set]);
         for (name, value) in &self.settings.postgres {
             let value = files::plain(name, value)?;
             arguments.extend(["--set".to_owned(), format!("{name}={value}")]);
