@@ -106,7 +106,9 @@ mod tests {
     #[test]
     fn only_what_is_there_is_asked_for() {
         let mut set = BootSet::default();
-        [(1, 0), (1, 4), (1, 5), (2, 0), (3, 9)].map(|(number, block)| set.add(tag(number), block));
+        for (number, block) in [(1, 0), (1, 4), (1, 5), (2, 0), (3, 9)] {
+            set.add(tag(number), block);
+        }
         let sizes = BTreeMap::from([(tag(1), 5), (tag(3), 9)]);
         assert_eq!(set.existing(&sizes).collect::<Vec<_>>(), [(tag(1), vec![0, 4])]);
     }

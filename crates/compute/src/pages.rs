@@ -61,7 +61,13 @@ struct Run {
 impl Pages {
     #[must_use]
     pub fn new(login: Login, lsn: Lsn) -> Pages {
-        Pages { login, lsn, streams: RefCell::default(), ahead: RefCell::default(), recorded: RefCell::default() }
+        Pages {
+            login,
+            lsn,
+            streams: RefCell::default(),
+            ahead: RefCell::default(),
+            recorded: RefCell::default(),
+        }
     }
 
     /// Remembers from now on what is read.

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use crate::compute::{as_of, branch, can_mount, is_alive, writer};
+use crate::compute::{Compute, as_of, branch, can_mount, is_alive, writer};
 use crate::instance::{Folder, Instance};
 
 /// What a table has, in the order in which it lies there.
@@ -88,4 +88,31 @@ fn a_branch_goes_on_from_one_compute_to_the_next() {
     second.check();
     second.stop();
     assert_eq!(instance.sql("SELECT count(*) FROM t"), "1000");
+}
+
+#[test]
+fn a_start_remembers_what_it_reads_for_the_next() {
+    if !can_mount() {
+        return;
+    }
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, "");
+    // Where whoever the server runs as may write.
+    let file = folder.path().join("data/boot-set");
+    let arguments =
+        ["--branch", "main", "--ephemeral", "--boot-set", file.to_str().expect("ASCII")];
+    let first = Compute::start(&instance, &folder, "c1", &arguments);
+    let asked = first.sql("SELECT count(*) FROM pg_class");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while !file.exists() {
+        assert!(std::time::Instant::now() < deadline, "nothing is remembered: {}", first.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let remembered = std::fs::read_to_string(&file).expect("it is there");
+    assert!(remembered.contains(" 1259 0 0"), "pg_class is read by every start: {remembered}");
+    first.stop();
+    let second = Compute::start(&instance, &folder, "c2", &arguments);
+    assert_eq!(second.sql("SELECT count(*) FROM pg_class"), asked);
+    second.check();
+    second.stop();
 }
