@@ -34,12 +34,15 @@ pub struct Lease {
     pub until: i64,
 }
 
+/// Until when a lease holds, and what keeps its moment.
+type Held = (i64, Option<Pin>);
+
 /// The leases of one timeline.
 #[derive(Default)]
 pub struct Leases {
     path: PathBuf,
-    /// By moment and holder: until when.
-    all: RefCell<BTreeMap<(Lsn, String), (i64, Option<Pin>)>>,
+    /// By moment and holder.
+    all: RefCell<BTreeMap<(Lsn, String), Held>>,
     /// The file is being written.
     changing: Turn,
 }

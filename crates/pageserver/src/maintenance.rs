@@ -91,9 +91,12 @@ pub async fn run(follower: Rc<Follower>) {
 /// Notes whether the files have reached their limit, until the follower stops.
 pub async fn watch_disk(follower: Rc<Follower>) {
     let limit = follower.settings.disk_bytes_max;
+    if limit == 0 {
+        return;
+    }
     let watching = async {
         let mut was_full = false;
-        while limit != 0 {
+        loop {
             clock::sleep(LOOK_INTERVAL).await;
             let Some(branches) = follower.branches() else { continue };
             let bytes = disk_bytes(&branches);
