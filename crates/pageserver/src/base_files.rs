@@ -1,11 +1,9 @@
-//! Files of a data directory: the base backup's, and those of a cluster to compare with.
+//! The relation files of a cluster to compare with.
 
 use std::path::{Path, PathBuf};
 
-use pg::datadir::control::ControlFile;
 use runtime::fs;
 
-use crate::basebackup;
 use crate::error::Error;
 
 /// Levels of folders below the data directory that can hold relation files:
@@ -13,13 +11,6 @@ use crate::error::Error;
 const DEPTH_MAX: usize = 4;
 /// Folders at the top that hold relation files.
 const RELATION_FOLDERS: [&str; 3] = ["base", "global", "pg_tblspc"];
-
-/// What the cluster said of itself when the base backup in `directory` was taken.
-pub async fn control(directory: &Path) -> Result<ControlFile, Error> {
-    let path = directory.join(basebackup::FOLDER).join("global/pg_control");
-    let bytes = fs::read(&path).await.map_err(|source| Error::file("read", &path, source))?;
-    ControlFile::parse(&bytes).map_err(|error| Error::Damaged(error.to_string()))
-}
 
 /// All files in the folders of a data directory that hold relations: path relative to it, and bytes.
 /// Links (tablespaces) are followed.

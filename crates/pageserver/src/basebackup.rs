@@ -1,8 +1,7 @@
 //! Taking the base backup: BASE_BACKUP of PostgreSQL 15 and later, its archives taken apart as they arrive.
 //!
-//! Steps: relations go into the store (see [`crate::import`]), other files into `base/`; when the server has told the end
-//! position, all files and directories are synced; then the manifest is written, which makes the backup valid. Whatever
-//! fails before leaves no manifest, and the next start begins anew.
+//! Steps: everything goes into the store (see [`crate::import`]); when the server has told the end position, the manifest
+//! is written, which makes the backup valid. Whatever fails before leaves no manifest, and the next start begins anew.
 
 use std::path::{Path, PathBuf};
 
@@ -10,23 +9,15 @@ use pg::lsn::Lsn;
 use pg::wire::backend::kind;
 use pg::wire::replication::backup::BackupPart;
 use pg::wire::replication::command::{Command, Options};
-use runtime::executor;
-use runtime::fs::{self, File, OpenOptions};
+use runtime::fs;
 use storage::store::TimelineStore;
 
 use crate::archive::{Archive, EntryKind, Part};
-use crate::base_files;
 use crate::connection::{Connection, Row, add_row, malformed, unexpected};
 use crate::error::Error;
 use crate::import::Import;
-use crate::limits::SYNC_FILES_AT_ONCE;
 use crate::manifest::{self, Manifest, Tablespace};
 use crate::timeline;
-
-/// Name of the folder with the files that are neither relations nor made anew.
-pub const FOLDER: &str = "base";
-/// File bytes gathered before they are written.
-const WRITE_BYTES: usize = 256 << 10;
 
 /// How far a backup has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,9 +45,6 @@ pub async fn take(
     cluster: Cluster,
     report: impl Fn(Progress),
 ) -> Result<Manifest, Error> {
-    let base = directory.join(FOLDER);
-    discard(&base).await?;
-    make_directory(&base).await?;
     let store = empty_store(directory).await?;
     let options = Options::new()
         .with("LABEL", "howdah")
@@ -71,13 +59,10 @@ pub async fn take(
     }
     let tablespaces = tablespaces(&head)?;
     let total = total_bytes(&head);
-    let mut unpack = Unpack::new(base.clone(), Import::new(&store, start), total, &report);
+    let mut unpack = Unpack::new(Import::new(&store, start), total, &report);
     receive(connection, &mut unpack).await?;
     let (end, _timeline) = position(&results(connection, kind::READY_FOR_QUERY).await?)?;
-    let (files, directories, import) = (unpack.written, unpack.directories, unpack.import);
-    let wal_log_hints = base_files::control(directory).await?.parameters.wal_log_hints;
-    import.finish(wal_log_hints || cluster.data_checksums).await?;
-    sync(files, directories).await?;
+    unpack.import.finish(&tablespaces, cluster.data_checksums).await?;
     let manifest = Manifest {
         system_identifier: cluster.system_identifier,
         timeline,
@@ -169,9 +154,7 @@ async fn receive(connection: &mut Connection, unpack: &mut Unpack<'_>) -> Result
             kind::COPY_DATA => {
                 let part = BackupPart::read(connection.body(&message)).map_err(malformed)?;
                 match part {
-                    BackupPart::Archive { file_name, .. } => {
-                        unpack.begin_archive(file_name).await?
-                    }
+                    BackupPart::Archive { file_name, .. } => unpack.begin_archive(file_name)?,
                     BackupPart::Data(data) => unpack.data(data).await?,
                     BackupPart::Progress(_) => {}
                     BackupPart::Manifest => return Err(unexpected(b'm', "BASE_BACKUP")),
@@ -183,64 +166,39 @@ async fn receive(connection: &mut Connection, unpack: &mut Unpack<'_>) -> Result
     }
 }
 
-/// Writes the files of the archives below one directory.
+/// Takes the archives apart.
 struct Unpack<'r> {
-    base: PathBuf,
     import: Import<'r>,
-    /// Where the current archive's files go.
+    /// Where the current archive's files belong, relative to the data directory.
     root: PathBuf,
     archive: Archive,
-    file: Option<OpenFile>,
-    written: Vec<PathBuf>,
-    directories: Vec<PathBuf>,
     progress: Progress,
     report: &'r dyn Fn(Progress),
 }
 
-struct OpenFile {
-    file: File,
-    path: PathBuf,
-    offset: u64,
-    buffer: Vec<u8>,
-}
-
 impl<'r> Unpack<'r> {
-    fn new(
-        base: PathBuf,
-        import: Import<'r>,
-        bytes_total: u64,
-        report: &'r dyn Fn(Progress),
-    ) -> Unpack<'r> {
+    fn new(import: Import<'r>, bytes_total: u64, report: &'r dyn Fn(Progress)) -> Unpack<'r> {
         let progress = Progress { bytes_total, ..Progress::default() };
         report(progress);
-        Unpack {
-            root: base.clone(),
-            directories: vec![base.clone()],
-            base,
-            import,
-            archive: Archive::default(),
-            file: None,
-            written: Vec::new(),
-            progress,
-            report,
-        }
+        Unpack { root: PathBuf::new(), import, archive: Archive::default(), progress, report }
     }
 
     /// `base.tar` holds the data directory, `16384.tar` the tablespace of that oid.
-    async fn begin_archive(&mut self, file_name: &[u8]) -> Result<(), Error> {
+    fn begin_archive(&mut self, file_name: &[u8]) -> Result<(), Error> {
         self.end_archive()?;
         self.archive = Archive::default();
         let name = std::str::from_utf8(file_name).unwrap_or("").trim_end_matches(".tar");
         self.root = match name.parse::<u32>() {
-            Ok(oid) => self.base.join("pg_tblspc").join(oid.to_string()),
-            Err(_) if name == "base" => self.base.clone(),
+            Ok(oid) => Path::new("pg_tblspc").join(oid.to_string()),
+            Err(_) if name == "base" => PathBuf::new(),
             Err(_) => return Err(Error::protocol(format!("archive of unknown name \"{name}\""))),
         };
-        self.make_directory(self.root.clone()).await
+        self.import.folder(&self.root);
+        Ok(())
     }
 
     fn end_archive(&self) -> Result<(), Error> {
-        let is_whole = self.file.is_none() && !self.import.is_in_file();
+        let is_whole = !self.import.is_in_file();
         if self.archive.is_between_entries() && is_whole {
             return Ok(());
         }
@@ -253,10 +211,8 @@ impl<'r> Unpack<'r> {
             match part.map_err(|error| Error::protocol(error.to_string()))? {
                 None => return Ok(()),
                 Some(Part::Entry(entry)) => match entry.kind {
-                    EntryKind::File => self.begin_file(&entry.path).await?,
-                    EntryKind::Directory => {
-                        self.make_directory(self.root.join(&entry.path)).await?;
-                    }
+                    EntryKind::File => self.import.begin_file(&self.root.join(&entry.path)),
+                    EntryKind::Directory => self.import.folder(&self.root.join(&entry.path)),
                     EntryKind::Link => {}
                 },
                 Some(Part::Data(bytes)) => self.file_data(bytes).await?,
@@ -265,98 +221,22 @@ impl<'r> Unpack<'r> {
         }
     }
 
-    async fn make_directory(&mut self, path: PathBuf) -> Result<(), Error> {
-        make_directory(&path).await?;
-        self.directories.push(path);
-        Ok(())
-    }
-
-    async fn begin_file(&mut self, path: &Path) -> Result<(), Error> {
-        let path = self.root.join(path);
-        // What is not below it could not have got there: see `begin_archive`.
-        let relative = path.strip_prefix(&self.base).unwrap_or(&path);
-        if !self.import.begin_file(relative) {
-            return Ok(());
-        }
-        let created = File::create(&path).await;
-        let file = created.map_err(|source| Error::file("create", &path, source))?;
-        self.file = Some(OpenFile { file, path, offset: 0, buffer: Vec::new() });
-        Ok(())
-    }
-
     async fn file_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.import.data(bytes).await?;
-        if let Some(open) = &mut self.file {
-            open.buffer.extend_from_slice(bytes);
-            if open.buffer.len() >= WRITE_BYTES {
-                open.write().await?;
-            }
-        }
         self.progress.bytes_done += bytes.len() as u64;
         (self.report)(self.progress);
         Ok(())
     }
 
     async fn end_file(&mut self) -> Result<(), Error> {
-        self.import.end_file();
         self.progress.files += 1;
-        let Some(mut open) = self.file.take() else { return Ok(()) };
-        open.write().await?;
-        self.written.push(open.path);
-        Ok(())
-    }
-}
-
-impl OpenFile {
-    async fn write(&mut self) -> Result<(), Error> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let buffer = std::mem::take(&mut self.buffer);
-        let (written, mut buffer) = self.file.write_all_at(buffer, self.offset).await;
-        written.map_err(|source| Error::file("write", &self.path, source))?;
-        self.offset += buffer.len() as u64;
-        buffer.clear();
-        self.buffer = buffer;
-        Ok(())
+        self.import.end_file().await
     }
 }
 
 async fn make_directory(path: &Path) -> Result<(), Error> {
     let made = fs::create_dir_all(path).await;
     made.map_err(|source| Error::file("create directory", path, source))
-}
-
-/// Makes every file and every name durable. Several files at once: a journalling file system
-/// commits them together.
-async fn sync(files: Vec<PathBuf>, directories: Vec<PathBuf>) -> Result<(), Error> {
-    let mut files = files.into_iter();
-    loop {
-        let batch: Vec<_> = files
-            .by_ref()
-            .take(SYNC_FILES_AT_ONCE)
-            .map(|path| executor::spawn(sync_file(path)))
-            .collect();
-        if batch.is_empty() {
-            break;
-        }
-        for task in batch {
-            task.await.map_err(|_aborted| Error::protocol("the base backup was given up"))??;
-        }
-    }
-    for directory in directories {
-        let synced = fs::sync_dir(&directory).await;
-        synced.map_err(|source| Error::file("sync directory", &directory, source))?;
-    }
-    Ok(())
-}
-
-async fn sync_file(path: PathBuf) -> Result<(), Error> {
-    let synced = match File::open(&path, OpenOptions::default()).await {
-        Ok(file) => file.sync_all().await,
-        Err(error) => Err(error),
-    };
-    synced.map_err(|source| Error::file("sync", &path, source))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use pg::datadir::relation::{Fork, RelTag};
+use pg::datadir::slru::Slru;
 use pg::lsn::Lsn;
 use pg::oid::Oid;
 use pg::sqlstate::SqlState;
@@ -140,6 +141,20 @@ impl PageStream {
     pub async fn exists(&mut self, tag: RelTag, lsn: Lsn) -> Result<bool, ClientError> {
         self.ask(Question::Exists(tag), lsn, |answer| match answer {
             Answer::Exists(exists) => Some(exists),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The pages of a segment of a transaction log up to its last one; none if there is no such segment.
+    pub async fn log_segment(
+        &mut self,
+        log: Slru,
+        segment: u32,
+        lsn: Lsn,
+    ) -> Result<Vec<u8>, ClientError> {
+        self.ask(Question::LogSegment { log, segment }, lsn, |answer| match answer {
+            Answer::LogSegment(pages) => Some(pages.to_vec()),
             _ => None,
         })
         .await

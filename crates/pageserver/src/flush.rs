@@ -96,8 +96,13 @@ impl Timeline {
         let catalog = self.catalog.borrow().to_bytes(through);
         let failed = |source| Error::file("write layers in", &self.layers, source);
         let records = self.read_records(from, through).await.map_err(failed)?;
-        self.write_layer(through, &records, catalog).await.map_err(failed)?;
+        let snapshots = self.snapshot_entries(from, records.iter()).await.map_err(failed)?;
+        let (entries, snapshot) = snapshots;
+        self.write_layer(through, &records, entries, catalog).await.map_err(failed)?;
         let written = self.level0.borrow_mut().finish_flush();
+        if let Some(snapshot) = snapshot {
+            self.end_state_flush(snapshot);
+        }
         self.flushed.raise(through.0);
         forget(written).await;
         tracing::debug!(%from, %through, timeline = self.name, "WAL written to layers");
@@ -109,15 +114,21 @@ impl Timeline {
         &self,
         through: Lsn,
         records: &Records,
+        snapshots: Vec<OwnedEntry>,
         catalog: Vec<u8>,
     ) -> io::Result<()> {
         let mut layer = self.store.begin_layer().await?;
         let mut after = None;
-        while let Some((key, entries)) = self.next_set_aside(after, records)? {
-            for entry in &entries {
+        while let Some((key, mut entries)) = self.next_set_aside(after, records)? {
+            for entry in &mut entries {
+                self.resolve_copy(entry).await?;
                 layer.add(entry.borrow()).await?;
             }
             after = Some(key);
+        }
+        // The key of the snapshots comes after all others.
+        for entry in &snapshots {
+            layer.add(entry.borrow()).await?;
         }
         let layers = layer.finish().await?.into_iter().collect();
         let flushed_through = Some(Version(through.0));
@@ -208,7 +219,14 @@ impl Records {
 
     fn get(&self, start: Lsn) -> Option<RawRecord<'_>> {
         let found = self.places.binary_search_by_key(&start, |place| place.start).ok()?;
-        let place = &self.places[found];
+        self.at(&self.places[found])
+    }
+
+    fn iter(&self) -> impl Iterator<Item = RawRecord<'_>> {
+        self.places.iter().filter_map(|place| self.at(place))
+    }
+
+    fn at(&self, place: &Place) -> Option<RawRecord<'_>> {
         let bytes = self.bytes.get(place.offset..place.offset + place.length)?;
         RawRecord::new(bytes, place.start, place.end, place.version).ok()
     }

@@ -14,6 +14,7 @@ use pg::page::{checksum, vm};
 use pg::redo::effects::{Change, effects};
 use pg::redo::visibility::implied_vm_clears;
 use pg::redo::{self, Fault};
+use pg::state::Key;
 use pg::wal::record::Record;
 use runtime::executor;
 
@@ -25,7 +26,6 @@ use crate::limits::{CLONE_DEPTH_MAX, PAGE_BYTES, REDO_RECORDS_AT_ONCE};
 use crate::page_cache::Page;
 use crate::payload::Payload;
 use crate::timeline::Timeline;
-use crate::transactions;
 use crate::versions::Version;
 
 impl Timeline {
@@ -43,26 +43,11 @@ impl Timeline {
 
     /// A page of `pg_xact` as of `lsn`; `None` if there is none.
     pub async fn transactions(&self, page: u32, lsn: Lsn) -> Result<Option<Box<Page>>, PageError> {
-        let name = || format!("page {page} of pg_xact");
-        let failed = |error: std::io::Error| failure(name(), &error);
-        let key = keys::slru(Slru::Clog, page);
-        let versions = self.versions(key, Lsn::INVALID, lsn).await.map_err(failed)?;
-        let mut built = None;
-        for version in versions {
-            let bytes = self.payload(&version).await.map_err(failed)?;
-            let read = Payload::read(&bytes, version.lsn);
-            let damaged = |what: String| PageError::Damaged { page: name(), what };
-            match read.map_err(damaged)? {
-                Payload::Image { bytes, copied: _ } => built = Some(page_of(bytes)),
-                Payload::Record { record, .. } => {
-                    let record = record.decode().map_err(|error| damaged(error.to_string()))?;
-                    let page_bytes = built.get_or_insert_with(zeroes);
-                    let applied = transactions::apply(&record, page, page_bytes);
-                    applied.map_err(|error| damaged(error.to_string()))?;
-                }
-            }
+        let key = Key::Slru(Slru::Clog, page);
+        if !self.snapshot_at(lsn).await?.directory.has(key) {
+            return Ok(None);
         }
-        Ok(built)
+        Ok(Some(page_of(&self.value(key, lsn).await?)))
     }
 }
 
@@ -200,6 +185,9 @@ impl Build<'_> {
                 let decoded = record.decode();
                 let record = decoded.map_err(|error| self.damaged(error.to_string()))?;
                 self.redo(position, &record, page)
+            }
+            Payload::Value(_) | Payload::Xid { .. } => {
+                Err(self.damaged("another kind is stored".to_owned()))
             }
         }
     }

@@ -20,8 +20,10 @@ pub(crate) async fn materialize(
     at: Lsn,
     entries: Vec<OwnedEntry>,
 ) -> Result<Made, String> {
-    let Some((tag, block)) = keys::relation_block(key) else { return Ok(Made::AsTheyAre) };
-    let made = Build { timeline, tag, block }.for_image(at, entries).await;
+    let made = match keys::relation_block(key) {
+        Some((tag, block)) => Build { timeline, tag, block }.for_image(at, entries).await,
+        None => timeline.value_for_image(key, at, &entries).await,
+    };
     match made {
         Ok(made) => Ok(made),
         Err(error @ PageError::Io { .. }) => Err(error.to_string()),

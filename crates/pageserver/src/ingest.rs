@@ -6,11 +6,10 @@
 use std::collections::BTreeMap;
 
 use pg::datadir::relation::{Fork, RelTag};
-use pg::datadir::slru::Slru;
 use pg::lsn::Lsn;
 use pg::oid::Oid;
 use pg::page::vm;
-use pg::redo::effects::{self, Change, TransactionEnd};
+use pg::redo::effects::{self, Change};
 use pg::redo::visibility::implied_vm_clears;
 use pg::redo::{self, Fault};
 use pg::wal::reader::StreamDecoder;
@@ -22,8 +21,8 @@ use crate::error::Error;
 use crate::index::{Effect, Index, Position};
 use crate::keys;
 use crate::limits::{PAGE_BYTES, WAL_WRITE_BYTES_MAX};
+use crate::state::Tracker;
 use crate::timeline::Timeline;
-use crate::transactions;
 
 /// What has been taken in since the start.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +81,7 @@ impl Ingest {
 /// The last segment is received again from its start if the last record is not whole: only there
 /// can bytes be missing or torn (rule 1 of [`crate::wal_store`]).
 pub async fn recover(timeline: &Timeline) -> Result<Ingest, Error> {
+    timeline.begin_state().await?;
     let start = timeline.flushed();
     let segments = timeline.wal_layout.segments().await?;
     let last = segments
@@ -153,6 +153,8 @@ fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
     let (mut index, mut catalog) = (timeline.level0.borrow_mut(), timeline.catalog.borrow_mut());
     let mut touches =
         Touches { index: &mut index, catalog: &mut catalog, start: raw.lsn, end: raw.end_lsn };
+    let mut state = timeline.state.borrow_mut();
+    state.take_header(raw)?;
     let mut changes_pages = false;
     for block in raw.block_refs() {
         let block = block.map_err(damaged)?;
@@ -163,6 +165,7 @@ fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
     let has_effects = effects::has_effects(rmgr);
     let clears_bits = matches!(rmgr, Rmgr::HEAP | Rmgr::HEAP2);
     if !has_effects && !clears_bits && !changes_pages {
+        state.end_record();
         return Ok(());
     }
     let record = raw.decode().map_err(damaged)?;
@@ -181,8 +184,10 @@ fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
                 touches.catalog.note_hints_logged(raw.end_lsn, logged);
             }
             touches.apply(&change)?;
+            touches.values(&mut state, &change)?;
         }
     }
+    state.end_record();
     Ok(())
 }
 
@@ -224,9 +229,14 @@ impl Touches<'_> {
         Ok(())
     }
 
-    fn transactions(&mut self, page: u32, effect: Effect) -> Result<(), Error> {
-        let position = self.position(effect, 0)?;
-        self.index.touch(keys::slru(Slru::Clog, page), position);
+    /// Values beside pages that the record changes.
+    fn values(&mut self, state: &mut Tracker, change: &Change<'_>) -> Result<(), Error> {
+        let mut touched = Vec::new();
+        state.take_change(change, |key, effect| touched.push((key, effect)));
+        for (key, effect) in touched {
+            let position = self.position(effect, 0)?;
+            self.index.touch(keys::value(key), position);
+        }
         Ok(())
     }
 
@@ -270,8 +280,7 @@ impl Touches<'_> {
                     }
                 }
             }
-            Change::TransactionEnded(ended) => self.end_transaction(ended)?,
-            Change::ClogPageZeroed(page) => self.transactions(*page, Effect::Initial)?,
+            Change::TransactionEnded(ended) => self.catalog.note_time(self.time(ended.time)),
             Change::RestorePoint { time, name } => {
                 self.catalog.note_restore_point(self.time(*time), name);
                 self.catalog.note_time(self.time(*time));
@@ -311,13 +320,5 @@ impl Touches<'_> {
             let copy = RelTag { spcnode: target.0, dbnode: target.1, ..tag };
             self.catalog.change(copy, |fork| fork.copy_from(end, tag, blocks));
         }
-    }
-
-    fn end_transaction(&mut self, ended: &TransactionEnd<'_>) -> Result<(), Error> {
-        self.catalog.note_time(self.time(ended.time));
-        for page in transactions::pages(ended) {
-            self.transactions(page, Effect::Change)?;
-        }
-        Ok(())
     }
 }

@@ -73,8 +73,6 @@ pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub const CLONE_DEPTH_MAX: u32 = 16;
 /// Records applied to one page before other tasks of the core have a turn: some 100 µs of redo.
 pub const REDO_RECORDS_AT_ONCE: usize = 128;
-/// Files synced at once at the end of a base backup.
-pub const SYNC_FILES_AT_ONCE: usize = 16;
 /// Differences that a comparison lists; it counts all of them.
 pub const DIFFERENCES_KEPT_MAX: usize = 100;
 
@@ -127,3 +125,13 @@ pub const SNAPSHOTS_MAX: u32 = 16;
 pub const DROPPED_VERSIONS_KEPT: u64 = 8;
 /// And at least so long: a recovery takes a while, and so may the start of the page server after it.
 pub const DROPPED_TIME_MIN: Duration = Duration::from_hours(1);
+
+/// WAL between two snapshots of the counters: so much is read at most to know them as of any LSN. A snapshot has some
+/// hundred bytes, and some ten more for each database.
+pub const STATE_WAL_BYTES_MAX: u64 = 4 << 20;
+/// Piece of a file of the base backup in the store.
+pub const FILE_PIECE_BYTES: usize = 8 << 10;
+/// Longest file of the base backup that is kept whole: configuration, and what extensions leave.
+pub const FILE_BYTES_MAX: usize = 64 << 20;
+/// Levels of folders below the data directory.
+pub const FOLDER_DEPTH_MAX: usize = 8;

@@ -44,6 +44,10 @@ impl Intake {
 
     /// Goes on at the durable end; what there is of a record behind the last whole one is taken in again.
     pub async fn resume(timeline: &Timeline) -> Result<Intake, Error> {
+        if let Some((ancestor, at)) = &timeline.ancestor {
+            ancestor.ingested.reaches(at.0).await;
+        }
+        timeline.begin_state().await?;
         let (start, end) = (timeline.ingested(), timeline.durable());
         if start > end {
             // The unused rest of a segment after a switch: zeroes, here as there.

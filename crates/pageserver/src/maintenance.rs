@@ -227,17 +227,11 @@ impl Timeline {
             limit => settings.wal_keep_bytes.min(limit / 2),
         };
         let unwanted = Lsn(self.durable().0.saturating_sub(keep));
-        let needed = self.wal_needed_from().min(self.wal_uploaded());
-        let end = unwanted.min(self.flushed()).min(needed);
+        let end = unwanted.min(self.wal_needed_from()).min(self.wal_uploaded());
         let bytes = self.wal.remove_before(end).await?;
         if bytes > 0 {
             tracing::info!(bytes, before = %end, timeline = self.name, "old WAL removed");
         }
         Ok(())
-    }
-
-    /// WAL from here on is needed for answers; what is in layers is not.
-    pub fn wal_needed_from(&self) -> Lsn {
-        self.manifest.start
     }
 }

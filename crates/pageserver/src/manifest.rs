@@ -1,8 +1,9 @@
 //! The file that makes a base backup valid: which cluster, which timeline, from and to which LSN.
 //!
-//! One line `howdah base backup 2 <crc32c of the rest, 8 hexadecimal digits>`, then JSON. It is
+//! One line `howdah base backup 3 <crc32c of the rest, 8 hexadecimal digits>`, then JSON. It is
 //! written last and atomically; a directory without it holds half a backup, which is discarded.
-//! In directories of format 1 relations were kept as files; they are refused.
+//! In directories of format 1 relations were kept as files, in those of format 2 transaction logs and the like were sought
+//! in the WAL since the base backup; both are refused.
 
 use std::path::Path;
 
@@ -15,8 +16,8 @@ use crate::error::Error;
 
 /// Name of the file in the page server's directory.
 pub const FILE_NAME: &str = "base.manifest";
-const TITLE: &str = "howdah base backup 2";
-const FORMER_TITLE: &str = "howdah base backup 1";
+const TITLE: &str = "howdah base backup 3";
+const FORMER_TITLES: [&str; 2] = ["howdah base backup 1", "howdah base backup 2"];
 
 /// A finished base backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Manifest {
         let end =
             bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("is cut off"))?;
         let (line, json) = (&bytes[..end], &bytes[end + 1..]);
-        if line.starts_with(FORMER_TITLE.as_bytes()) {
+        if FORMER_TITLES.iter().any(|title| line.starts_with(title.as_bytes())) {
             let message =
                 format!("\"{}\" was written by an earlier version of Howdah", path.display());
             let hint = "start with an empty directory to take a new base backup";

@@ -43,8 +43,8 @@ impl Moment {
     /// approved.
     pub async fn of(timeline: Rc<Timeline>, lsn: Lsn) -> Result<Moment, PageError> {
         let kept = (timeline.pin(lsn)?, timeline.wal.hold(Lsn::INVALID));
-        let base = BaseDirectory::open(&timeline).await?;
-        let state = ClusterState::as_of(&timeline, &base, lsn).await?;
+        let base = BaseDirectory::open(&timeline, lsn).await?;
+        let state = ClusterState::as_of(&timeline, lsn).await?;
         let received_from = oldest_wal(&timeline).await?;
         let page = Lsn(state.end.0 - state.end.0 % PAGE_BYTES);
         let wal = match page >= received_from && page < state.end {

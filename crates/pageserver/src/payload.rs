@@ -5,6 +5,8 @@
 //! | 0 | an image that we built; zeroes at its end are left out |
 //! | 1 | an image as the base backup had it: the checksum in it is still to be compared |
 //! | 2 | effect (1), block reference (1), WAL version (1), bytes of WAL from the record's start to its end (4, little endian), the record without page headers |
+//! | 3 | a value that is no page, as it is |
+//! | 4 | bytes of WAL from a record's start to its end (4), the transaction id in its header (4): all of it that counts |
 
 use pg::lsn::Lsn;
 use pg::wal::record::RawRecord;
@@ -17,6 +19,8 @@ use crate::page_cache::Page;
 const IMAGE: u8 = 0;
 const COPIED_IMAGE: u8 = 1;
 const RECORD: u8 = 2;
+const VALUE: u8 = 3;
+const XID: u8 = 4;
 /// Bytes before a record's own.
 const RECORD_HEAD: usize = 8;
 
@@ -33,6 +37,13 @@ pub enum Payload<'a> {
         position: Position,
         record: RawRecord<'a>,
     },
+    /// A value that is no page.
+    Value(&'a [u8]),
+    /// The record from `start` on bears this transaction id.
+    Xid {
+        start: Lsn,
+        xid: u32,
+    },
 }
 
 impl<'a> Payload<'a> {
@@ -46,10 +57,20 @@ impl<'a> Payload<'a> {
                 Ok(Payload::Image { bytes: rest, copied: kind == COPIED_IMAGE })
             }
             RECORD => read_record(rest, version),
+            VALUE => Ok(Payload::Value(rest)),
+            XID => read_xid(rest, version),
             IMAGE | COPIED_IMAGE => Err(format!("an image of {} bytes is stored", rest.len())),
             other => Err(format!("a version of unknown kind {other} is stored")),
         }
     }
+}
+
+fn read_xid(bytes: &[u8], version: Lsn) -> Result<Payload<'_>, String> {
+    let numbers = bytes.as_chunks::<4>();
+    let ([span, xid], []) = numbers else { return Err("a transaction id is cut off".to_owned()) };
+    let span = u64::from(u32::from_le_bytes(*span));
+    let start = version.0.checked_sub(span).map(Lsn).ok_or("a record has another start")?;
+    Ok(Payload::Xid { start, xid: u32::from_le_bytes(*xid) })
 }
 
 fn read_record(bytes: &[u8], version: Lsn) -> Result<Payload<'_>, String> {
@@ -81,6 +102,23 @@ fn encode_image(kind: u8, page: &Page) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1 + end);
     bytes.push(kind);
     bytes.extend_from_slice(&page[..end]);
+    bytes
+}
+
+/// A value that is no page.
+pub fn value(value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1 + value.len());
+    bytes.push(VALUE);
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// Of a record, the transaction id in its header.
+pub fn xid(record: &RawRecord<'_>) -> Vec<u8> {
+    let span = record.end_lsn.bytes_since(record.lsn);
+    let mut bytes = vec![XID];
+    bytes.extend_from_slice(&u32::try_from(span).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(&record.header.xid.to_le_bytes());
     bytes
 }
 

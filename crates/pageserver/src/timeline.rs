@@ -27,6 +27,7 @@ use crate::page_cache::PageCache;
 use crate::remote::Stored;
 use crate::retention::{Pin, Pins};
 use crate::settings::Settings;
+use crate::state::Tracker;
 use crate::wal_store::{self, WalLayout, WalReader};
 use crate::watch::Watch;
 
@@ -40,8 +41,6 @@ pub struct Timeline {
     pub name: String,
     pub manifest: Manifest,
     pub wal_layout: WalLayout,
-    /// The page server's directory.
-    pub(crate) directory: PathBuf,
     /// Where its layers are.
     pub layers: PathBuf,
     /// The branch it comes from, and where it left it.
@@ -50,6 +49,7 @@ pub struct Timeline {
     pub counters: RefCell<Counters>,
     pub store: TimelineStore,
     pub(crate) level0: RefCell<Index>,
+    pub(crate) state: RefCell<Tracker>,
     pub(crate) wal: Rc<WalReader>,
     pub(crate) pages: RefCell<PageCache>,
     pub(crate) ingested: Watch,
@@ -105,7 +105,6 @@ impl Timeline {
         wal.look().await?;
         let main = Parts {
             name: MAIN.to_owned(),
-            directory: directory.to_owned(),
             layers: own,
             ancestor: None,
             store,
@@ -142,7 +141,6 @@ impl Timeline {
         wal.look().await?;
         let branch = Parts {
             name: name.to_owned(),
-            directory: directory.to_owned(),
             layers: own,
             store,
             catalog,
@@ -171,13 +169,13 @@ impl Timeline {
             manifest: parts.manifest,
             wal_layout: parts.wal_layout,
             name: parts.name,
-            directory: parts.directory,
             layers: parts.layers,
             ancestor: parts.ancestor,
             catalog: Rc::new(RefCell::new(parts.catalog)),
             counters: RefCell::default(),
             store: parts.store,
             level0: RefCell::default(),
+            state: RefCell::default(),
             pages: RefCell::new(PageCache::new(settings.page_cache_bytes)),
             ingested: Watch::default(),
             flushed: Watch::default(),
@@ -307,7 +305,6 @@ impl Timeline {
 /// What makes one timeline differ from another.
 struct Parts {
     name: String,
-    directory: PathBuf,
     layers: PathBuf,
     manifest: Manifest,
     wal_layout: WalLayout,

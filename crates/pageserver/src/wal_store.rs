@@ -267,6 +267,8 @@ pub struct WalReader {
     cut: Cell<Option<Lsn>>,
     blocks: RefCell<Blocks>,
     open: RefCell<Option<(u64, File)>>,
+    /// Bytes that were asked for.
+    bytes_read: Cell<u64>,
 }
 
 /// Somebody who reads WAL from a position on: it is not removed meanwhile.
@@ -353,8 +355,19 @@ impl WalReader {
     pub fn new(layout: WalLayout) -> WalReader {
         let (blocks, open) = (RefCell::default(), RefCell::new(None));
         let (from, readable, cut) = (Cell::default(), Cell::default(), Cell::default());
-        let (kept_from, held) = (Cell::new(Lsn::MAX), Rc::default());
-        WalReader { layout, ancestor: None, from, readable, cut, kept_from, held, blocks, open }
+        let (kept_from, held, bytes_read) = (Cell::new(Lsn::MAX), Rc::default(), Cell::default());
+        WalReader {
+            layout,
+            ancestor: None,
+            from,
+            readable,
+            cut,
+            kept_from,
+            held,
+            blocks,
+            open,
+            bytes_read,
+        }
     }
 
     /// A reader of a branch that has left its ancestor at `from`; readable up to there.
@@ -481,6 +494,7 @@ impl WalReader {
 
     async fn read_own(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
         let (first, last) = (start.0 / READ_BYTES, end.0.saturating_sub(1) / READ_BYTES);
+        self.bytes_read.set(self.bytes_read.get() + end.bytes_since(start));
         let mut bytes = Vec::new();
         for number in first..=last {
             let block_start = number * READ_BYTES;
@@ -490,6 +504,11 @@ impl WalReader {
             bytes.extend_from_slice(block.get(from..to).unwrap_or_default());
         }
         Ok(bytes)
+    }
+
+    /// Bytes that this reader was asked for so far, without its ancestors'.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.get()
     }
 
     /// A block with at least so many bytes.

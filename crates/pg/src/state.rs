@@ -34,7 +34,7 @@ pub use counters::Counters;
 pub use origins::{origins_file, origins_of_file};
 pub use sizes::Sizes;
 pub use slru::Removal;
-pub use store::{ApplyError, State};
+pub use store::{ApplyError, State, values_of_file};
 
 /// Names a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

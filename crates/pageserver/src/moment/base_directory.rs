@@ -1,17 +1,23 @@
-//! The files of the base backup that are neither relations nor kept by us in another way: copied as they were.
+//! The files of the base backup that are neither relations nor values of another kind (see [`crate::state`]): kept as they
+//! were.
 
-use std::path::PathBuf;
+use std::rc::Rc;
 
 use pg::datadir::control::ControlFile;
 use pg::datadir::layout::RelationFile;
-use pg::datadir::slru::Slru;
-use pg::oid::Oid;
-use runtime::fs;
+use pg::lsn::Lsn;
 
-use crate::basebackup;
+use crate::bytes::{Reader, Writer};
 use crate::error::PageError;
+use crate::keys;
+use crate::limits::{FILE_PIECE_BYTES, FOLDER_DEPTH_MAX};
+use crate::payload::Payload;
 use crate::timeline::Timeline;
 
+/// What the cluster says of itself.
+pub const CONTROL: &str = "global/pg_control";
+/// First byte of a written list.
+const FORMAT: u64 = 1;
 /// Folders whose contents a server makes anew when it starts, or that belong to the server we follow.
 const EMPTIED: [&str; 10] = [
     "pg_dynshmem",
@@ -26,112 +32,152 @@ const EMPTIED: [&str; 10] = [
     "pg_subtrans",
 ];
 /// Folders that this crate fills from what it knows.
-const KEPT: [&str; 6] = ["base", "pg_multixact", "pg_tblspc", "pg_twophase", "pg_wal", "pg_xact"];
-/// Files that are never copied: they belong to the running server, or to its last start.
-const SKIPPED: [&str; 11] = [
+const KEPT: [&str; 7] =
+    ["base", "pg_commit_ts", "pg_multixact", "pg_tblspc", "pg_twophase", "pg_wal", "pg_xact"];
+/// Files that are never copied: they belong to the running server, or to its last start, or are values.
+const SKIPPED: [&str; 13] = [
     "backup_label",
     "backup_label.old",
     "backup_manifest",
     "current_logfiles",
     "pg_control",
+    "pg_filenode.map",
     "pg_internal.init",
     "postmaster.opts",
     "postmaster.pid",
     "recovery.signal",
+    "replorigin_checkpoint",
     "standby.signal",
     "tablespace_map",
 ];
-/// Levels of folders below the data directory.
-const DEPTH_MAX: usize = 8;
-/// A file that is copied whole: configuration, and what extensions leave.
-const FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// The directory of the base backup.
+/// Which files and folders there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileList {
+    /// Path relative to the data directory, and bytes; the first one's number in the store is 1.
+    files: Vec<(String, u64)>,
+    /// Folders, relative to the data directory.
+    pub folders: Vec<String>,
+}
+
+impl FileList {
+    /// Answers the file's number.
+    pub fn add(&mut self, path: String, bytes: u64) -> u32 {
+        self.files.push((path, bytes));
+        u32::try_from(self.files.len()).unwrap_or(u32::MAX)
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.number(FORMAT);
+        out.number(self.files.len() as u64);
+        for (path, bytes) in &self.files {
+            out.bytes(path.as_bytes());
+            out.number(*bytes);
+        }
+        out.number(self.folders.len() as u64);
+        self.folders.iter().for_each(|folder| out.bytes(folder.as_bytes()));
+        out.0
+    }
+
+    /// Reads what [`FileList::to_bytes`] made; `None` if it is not that.
+    pub fn from_bytes(bytes: &[u8]) -> Option<FileList> {
+        let (mut input, mut list) = (Reader(bytes), FileList::default());
+        if input.number()? != FORMAT {
+            return None;
+        }
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+        for _ in 0..input.count()? {
+            list.files.push((text(input.bytes()?)?, input.number()?));
+        }
+        for _ in 0..input.count()? {
+            list.folders.push(text(input.bytes()?)?);
+        }
+        input.0.is_empty().then_some(list)
+    }
+}
+
+/// The base backup's other files.
 pub struct BaseDirectory {
-    directory: PathBuf,
+    timeline: Rc<Timeline>,
+    /// As of when they are read.
+    lsn: Lsn,
+    list: FileList,
     /// `global/pg_control`.
     pub control: Vec<u8>,
     /// Other files: path relative to the data directory, and bytes.
     pub others: Vec<(String, u64)>,
     /// Folders, relative to the data directory.
     pub folders: Vec<String>,
-    /// Every segment of the transaction logs: which, its first page, pages.
-    pub logs: Vec<(Slru, u32, u32)>,
-    /// Tablespace and database of every folder with a relation map, shared relations' included.
-    pub databases: Vec<(Oid, Oid)>,
-    /// Transactions that have a file in `pg_twophase`.
-    pub prepared: Vec<u32>,
 }
 
 impl BaseDirectory {
     /// Lists what is there.
-    pub async fn open(timeline: &Timeline) -> Result<BaseDirectory, PageError> {
-        let mut base = BaseDirectory {
-            directory: timeline.directory.join(basebackup::FOLDER),
-            control: Vec::new(),
-            others: Vec::new(),
-            folders: Vec::new(),
-            logs: Vec::new(),
-            databases: Vec::new(),
-            prepared: Vec::new(),
-        };
-        base.control = base.read("global/pg_control").await?;
-        let mut folders = vec![(String::new(), 0)];
-        while let Some((folder, depth)) = folders.pop() {
-            let path = base.directory.join(&folder);
-            let entries = fs::read_dir(&path).await.map_err(|error| failed(&folder, &error))?;
-            for entry in entries {
-                let Some(name) = entry.name.to_str() else { continue };
-                let relative = match folder.as_str() {
-                    "" => name.to_owned(),
-                    folder => format!("{folder}/{name}"),
-                };
-                // What stands in pg_tblspc are links to folders.
-                if entry.is_dir || folder == "pg_tblspc" {
-                    if depth < DEPTH_MAX {
-                        base.folders.push(relative.clone());
-                        folders.push((relative, depth + 1));
-                    }
-                } else {
-                    base.file(relative, entry.len);
-                }
-            }
-        }
-        base.others.sort_unstable();
-        base.folders.sort_unstable();
+    pub async fn open(timeline: &Rc<Timeline>, lsn: Lsn) -> Result<BaseDirectory, PageError> {
+        let list = read_piece(timeline, (0, 0), lsn, "the list of files").await?;
+        let list = FileList::from_bytes(&list)
+            .ok_or_else(|| damaged("the list of files", "it is invalid"))?;
+        let mut others = list.files.clone();
+        others.retain(|(path, _bytes)| path != CONTROL);
+        others.sort_unstable();
+        let mut folders = list.folders.clone();
+        folders.retain(|folder| folder.split('/').count() <= FOLDER_DEPTH_MAX);
+        folders.sort_unstable();
+        let timeline = Rc::clone(timeline);
+        let control = Vec::new();
+        let mut base = BaseDirectory { timeline, lsn, list, control, others, folders };
+        base.control = base.read(CONTROL).await?;
         Ok(base)
     }
 
     /// What the cluster said of itself when the backup was taken.
     pub fn control(&self) -> Result<ControlFile, PageError> {
-        ControlFile::parse(&self.control).map_err(|error| PageError::Damaged {
-            page: "the base backup".to_owned(),
-            what: error.to_string(),
-        })
+        ControlFile::parse(&self.control).map_err(|error| damaged(CONTROL, &error.to_string()))
     }
 
     /// A file's bytes.
     pub async fn read(&self, path: &str) -> Result<Vec<u8>, PageError> {
-        fs::read(self.directory.join(path)).await.map_err(|error| failed(path, &error))
-    }
-
-    fn file(&mut self, path: String, bytes: u64) {
-        let name = path.rsplit('/').next().unwrap_or_default();
-        let folder = path.strip_suffix(name).unwrap_or_default().trim_end_matches('/');
-        if let Some((log, page)) = Slru::parse(&path) {
-            let pages = u32::try_from(bytes / pg::page::PAGE_BYTES as u64).unwrap_or(0);
-            self.logs.push((log, page, pages));
-        } else if name == "pg_filenode.map" {
-            self.databases.extend(database_of(folder));
-        } else if folder == "pg_twophase" {
-            self.prepared.extend(pg::datadir::layout::two_phase_xid(name));
-        } else if is_copied(&path, folder, name) && bytes <= FILE_BYTES_MAX {
-            self.others.push((path, bytes));
+        let found = (1..).zip(&self.list.files).find(|(_, file)| file.0 == path);
+        let (number, bytes) = match found {
+            Some((number, (_, bytes))) => (number, *bytes),
+            None => return Err(damaged(path, "it is not there")),
+        };
+        let pieces = bytes.div_ceil(FILE_PIECE_BYTES as u64);
+        let mut all = Vec::new();
+        for piece in 0..u32::try_from(pieces).unwrap_or(u32::MAX) {
+            all.append(&mut read_piece(&self.timeline, (number, piece), self.lsn, path).await?);
         }
+        if all.len() as u64 != bytes {
+            return Err(damaged(path, "it has another length"));
+        }
+        Ok(all)
     }
 }
 
-fn is_copied(path: &str, folder: &str, name: &str) -> bool {
+async fn read_piece(
+    timeline: &Timeline,
+    (number, piece): (u32, u32),
+    lsn: Lsn,
+    path: &str,
+) -> Result<Vec<u8>, PageError> {
+    let failed = |error: std::io::Error| PageError::Io {
+        page: format!("file \"{path}\" of the base backup"),
+        what: error.to_string(),
+    };
+    let key = keys::file(number, piece);
+    let versions = timeline.versions(key, Lsn::INVALID, lsn).await.map_err(failed)?;
+    let version = versions.last().ok_or_else(|| damaged(path, "it is not there"))?;
+    let bytes = timeline.payload(version).await.map_err(failed)?;
+    match Payload::read(&bytes, version.lsn) {
+        Ok(Payload::Value(value)) => Ok(value.to_vec()),
+        Ok(_) => Err(damaged(path, "another kind is stored")),
+        Err(what) => Err(damaged(path, &what)),
+    }
+}
+
+/// Whether a file belongs into a copy of the cluster as it is.
+pub fn is_copied(path: &str) -> bool {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
     let top = folder.split('/').next().unwrap_or_default();
     let below = |list: &[&str]| {
         list.iter().any(|known| *known == top || folder.starts_with(&format!("{known}/")))
@@ -143,7 +189,6 @@ fn is_copied(path: &str, folder: &str, name: &str) -> bool {
         || emptied
         || below(&KEPT)
         || below(&EMPTIED)
-        || path.starts_with("pg_commit_ts/")
         || name.starts_with("pg_internal.init")
         || is_temporary_relation(name)
         || RelationFile::parse(path).is_some())
@@ -158,20 +203,9 @@ fn is_temporary_relation(name: &str) -> bool {
     })
 }
 
-/// Which database a folder is of.
-fn database_of(folder: &str) -> Option<(Oid, Oid)> {
-    let parts: Vec<&str> = folder.split('/').collect();
-    let oid = |text: &str| text.parse().ok().map(Oid);
-    match *parts.as_slice() {
-        ["global"] => Some((Oid::GLOBAL_TABLESPACE, Oid(0))),
-        ["base", database] => Some((Oid::DEFAULT_TABLESPACE, oid(database)?)),
-        ["pg_tblspc", tablespace, _version, database] => Some((oid(tablespace)?, oid(database)?)),
-        _ => None,
-    }
-}
-
-fn failed(path: &str, error: &std::io::Error) -> PageError {
-    PageError::Io { page: format!("file \"{path}\" of the base backup"), what: error.to_string() }
+fn damaged(path: &str, what: &str) -> PageError {
+    let page = format!("file \"{path}\" of the base backup");
+    PageError::Damaged { page, what: what.to_owned() }
 }
 
 #[cfg(test)]
@@ -180,18 +214,15 @@ mod tests {
 
     #[test]
     fn copies_configuration_and_nothing_of_a_running_server() {
-        let copied = |path: &str| {
-            let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-            is_copied(path, folder, name)
-        };
         for path in ["PG_VERSION", "postgresql.conf", "conf.d/a.conf", "pg_logical/x"] {
-            assert!(copied(path), "{path}");
+            assert!(is_copied(path), "{path}");
         }
         for path in [
             "postmaster.pid",
             "postmaster.opts",
             "backup_label",
             "global/pg_control",
+            "global/pg_filenode.map",
             "global/pg_internal.init",
             "global/1262",
             "base/5/PG_VERSION",
@@ -199,22 +230,27 @@ mod tests {
             "base/pgsql_tmp/pgsql_tmp1.0",
             "pg_stat/pgstat.stat",
             "pg_replslot/howdah/state",
+            "pg_logical/replorigin_checkpoint",
             "pg_logical/snapshots/0-1.snap",
             "pg_wal/000000010000000000000001",
             "pg_xact/0000",
             "pg_commit_ts/0000",
             "pg_twophase/000002F0",
         ] {
-            assert!(!copied(path), "{path}");
+            assert!(!is_copied(path), "{path}");
         }
     }
 
     #[test]
-    fn names_the_database_of_a_folder() {
-        assert_eq!(database_of("global"), Some((Oid(1664), Oid(0))));
-        assert_eq!(database_of("base/5"), Some((Oid(1663), Oid(5))));
-        let in_space = database_of("pg_tblspc/16400/PG_15_202209061/5");
-        assert_eq!(in_space, Some((Oid(16400), Oid(5))));
-        assert_eq!(database_of("base"), None);
+    fn a_list_comes_back_from_its_bytes() {
+        let mut list = FileList::default();
+        assert_eq!(list.add("postgresql.conf".to_owned(), 70_000), 1);
+        assert_eq!(list.add("PG_VERSION".to_owned(), 3), 2);
+        list.folders.push("conf.d".to_owned());
+        let bytes = list.to_bytes();
+        assert_eq!(FileList::from_bytes(&bytes), Some(list));
+        for end in 0..bytes.len() {
+            assert_eq!(FileList::from_bytes(&bytes[..end]), None, "cut at {end}");
+        }
     }
 }

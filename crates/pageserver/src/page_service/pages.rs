@@ -1,5 +1,6 @@
 //! The page stream: requests in, replies out, until the client ends it (format in [`pg::wire::pagestream`]).
 
+use pg::datadir::slru::SEGMENT_PAGES;
 use pg::lsn::Lsn;
 use pg::sqlstate::SqlState;
 use pg::wire::backend;
@@ -12,12 +13,14 @@ use super::session::{End, Session, violation};
 use super::target::MAIN;
 use crate::error::PageError;
 use crate::limits::STREAM_REPLY_BYTES_MAX;
+use crate::moment::transaction_logs::TransactionLogs;
 
 enum Found {
     Exists(bool),
     Blocks(u32),
     Bytes(u64),
     Pages,
+    LogSegment,
 }
 
 impl Session<'_> {
@@ -80,6 +83,7 @@ impl Session<'_> {
             Ok((lsn, Found::Blocks(blocks))) => (lsn, Answer::Blocks(blocks)),
             Ok((lsn, Found::Bytes(bytes))) => (lsn, Answer::DatabaseBytes(bytes)),
             Ok((lsn, Found::Pages)) => (lsn, Answer::Pages(&pages)),
+            Ok((lsn, Found::LogSegment)) => (lsn, Answer::LogSegment(&pages)),
             Err(error) => {
                 let report = error.report();
                 message = report.message;
@@ -116,6 +120,12 @@ impl Session<'_> {
                 let served = &self.service.follower.pages_served;
                 served.set(served.get() + blocks.len() as u64);
                 Found::Pages
+            }
+            Question::LogSegment { log, segment } => {
+                let first = segment.saturating_mul(SEGMENT_PAGES);
+                let logs = TransactionLogs::as_of(&timeline, lsn).await?;
+                pages.append(&mut logs.segment(log, first).await?);
+                Found::LogSegment
             }
         };
         Ok((lsn, found))

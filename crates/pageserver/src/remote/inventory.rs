@@ -8,8 +8,6 @@ use storage::manifest::Manifest;
 
 /// Name of the folder with its versions.
 pub const FOLDER: &str = "inventory";
-/// Name of the folder with the base backup's other files.
-pub const BASE_FOLDER: &str = "base";
 const FORMAT: u32 = 1;
 
 /// Everything.
@@ -30,8 +28,6 @@ pub struct Head {
     pub branches: String,
     /// Files of the histories of Postgres' own timelines, beside the WAL.
     pub histories: Vec<HistoryFile>,
-    /// Other files of the base backup.
-    pub files: Vec<BaseFile>,
     pub timelines: Vec<TimelineObjects>,
     /// Objects that are in no inventory any more and still are to be removed.
     pub dropped: Vec<Dropped>,
@@ -42,14 +38,6 @@ pub struct Head {
 pub struct HistoryFile {
     pub name: String,
     pub text: String,
-}
-
-/// A file below `base/`, as an object of the same name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BaseFile {
-    pub path: String,
-    pub bytes: u64,
-    pub crc32c: u32,
 }
 
 /// What there is of a timeline besides its manifest.

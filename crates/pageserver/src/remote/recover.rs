@@ -1,6 +1,6 @@
 //! A page server's directory out of nothing but its object store.
 //!
-//! Steps: the newest inventory; its catalogs, its WAL and the base backup's other files are fetched, the manifests written
+//! Steps: the newest inventory; its catalogs and its WAL are fetched, the manifests written
 //! such that all layers are absent; last of all the file that makes a base backup valid. Layers come when they are read.
 //! Nothing is changed in the store: the page server that starts here claims it.
 
@@ -26,7 +26,7 @@ use crate::manifest::{self, Manifest};
 use crate::settings::Settings;
 use crate::timeline::{self, MAIN};
 use crate::wal_store::WalLayout;
-use crate::{basebackup, branches, leases, wal_store};
+use crate::{branches, leases, wal_store};
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,13 +160,11 @@ impl Recovery<'_> {
         };
         let layer_bytes =
             |plan: &Plan<'_>| plan.manifest.layers.values().map(|layer| layer.bytes).sum::<u64>();
-        let files: u64 = inventory.head.files.iter().map(|file| file.bytes).sum();
-        self.progress.bytes_total = files + plans.iter().map(wal_bytes).sum::<u64>();
+        self.progress.bytes_total = plans.iter().map(wal_bytes).sum::<u64>();
         if all {
             self.progress.bytes_total += plans.iter().map(layer_bytes).sum::<u64>();
         }
         (self.report)(self.progress);
-        self.fetch_base(inventory).await?;
         let mut end = self.base.end;
         let lineages = self.write_histories(inventory).await?;
         for plan in &plans {
@@ -211,35 +209,6 @@ impl Recovery<'_> {
 
     fn remote(&self, objects: &TimelineObjects) -> Remote {
         Remote { bucket: self.bucket.clone(), folder: objects.folder.clone() }
-    }
-
-    async fn fetch_base(&mut self, inventory: &Inventory) -> Result<(), Error> {
-        let base = self.directory.join(basebackup::FOLDER);
-        self.make_directory(base.clone()).await?;
-        for file in &inventory.head.files {
-            let name = format!("{}/{}", inventory::BASE_FOLDER, file.path);
-            let damaged = |what| Error::Damaged(format!("object \"{name}\" {what}"));
-            let path = Path::new(&file.path);
-            // It was written by us, but it comes from elsewhere.
-            if path.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-                return Err(damaged("leads out of the directory"));
-            }
-            let length = usize::try_from(file.bytes).unwrap_or(usize::MAX);
-            let read = self.bucket.get(&name, length).await.map_err(|error| failed(&error))?;
-            let bytes = read.ok_or_else(|| damaged("is missing"))?;
-            if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
-                return Err(damaged("does not match its checksum"));
-            }
-            let path = base.join(path);
-            if let Some(folder) =
-                path.parent().filter(|folder| !self.folders.iter().any(|known| known == folder))
-            {
-                self.make_directory(folder.to_owned()).await?;
-            }
-            write(&path, bytes).await?;
-            self.advance(file.bytes);
-        }
-        Ok(())
     }
 
     /// Answers where its WAL ends.

@@ -10,7 +10,7 @@ use runtime::{clock, executor, fs};
 use storage::bucket::{Numbered, Writer};
 use storage::store::remote::{Remote, Snapshot};
 
-use super::inventory::{self, BaseFile, Dropped, HistoryFile, Inventory, TimelineObjects};
+use super::inventory::{self, Dropped, HistoryFile, Inventory, TimelineObjects};
 use super::wal::{self, Stream};
 use super::{ObjectStore, failed, owner, read_folder, upload_failed, write_folder};
 use crate::branches::Branches;
@@ -22,7 +22,7 @@ use crate::limits::{
 };
 use crate::timeline::{MAIN, Timeline};
 use crate::watch::unless_stopped;
-use crate::{basebackup, lineage, manifest, wal_store};
+use crate::{lineage, manifest, wal_store};
 
 /// The page server's side of the store, for as long as it has the claim.
 struct Uploader {
@@ -327,7 +327,6 @@ impl Uploader {
         let mut next = Inventory::empty(&self.inventory.head.history);
         next.head.dropped = self.inventory.head.dropped.clone();
         next.head.branches = String::from_utf8_lossy(&list).into_owned();
-        next.head.files = self.copy_base().await?;
         next.head.histories = self.histories().await?;
         let manifest = manifest::read(&self.directory).await?;
         let manifest =
@@ -381,46 +380,6 @@ impl Uploader {
         put.map_err(|error| failed(&error))?;
         self.catalogs.insert(remote.folder.clone(), number);
         Ok(())
-    }
-
-    /// The base backup's other files, which never change: copied once.
-    async fn copy_base(&self) -> Result<Vec<BaseFile>, Error> {
-        if self.inventory.is_whole() {
-            return Ok(self.inventory.head.files.clone());
-        }
-        let mut files = Vec::new();
-        let base = self.directory.join(basebackup::FOLDER);
-        let mut folders = vec![String::new()];
-        while let Some(folder) = folders.pop() {
-            let path = base.join(&folder);
-            let entries = match fs::read_dir(&path).await {
-                Ok(entries) => entries,
-                Err(source) if source.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(Error::file("read directory", &path, source)),
-            };
-            for entry in entries {
-                let name = entry.name.to_string_lossy();
-                let relative =
-                    if folder.is_empty() { name.into_owned() } else { format!("{folder}/{name}") };
-                if entry.is_dir {
-                    folders.push(relative);
-                    continue;
-                }
-                files.push(self.copy_base_file(relative).await?);
-            }
-        }
-        files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        Ok(files)
-    }
-
-    async fn copy_base_file(&self, path: String) -> Result<BaseFile, Error> {
-        let file = self.directory.join(basebackup::FOLDER).join(&path);
-        let read = fs::read(&file).await;
-        let bytes = read.map_err(|source| Error::file("read", &file, source))?;
-        let (length, crc32c) = (bytes.len() as u64, crc32c::crc32c(&bytes));
-        let name = format!("{}/{path}", inventory::BASE_FOLDER);
-        self.store.bucket.put(&name, bytes).await.map_err(|error| failed(&error))?;
-        Ok(BaseFile { path, bytes: length, crc32c })
     }
 
     fn put_streams(&self, inventory: &mut Inventory) {

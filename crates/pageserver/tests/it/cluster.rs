@@ -62,6 +62,15 @@ impl Cluster {
         self.0.socket().display().to_string()
     }
 
+    /// Runs statements one after another in one session, each in a transaction of its own.
+    pub(crate) fn sql_each(&self, statements: &[&str]) {
+        let mut arguments = vec!["-d", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1"];
+        for statement in statements {
+            arguments.extend(["-c", statement]);
+        }
+        self.0.run("psql", &arguments);
+    }
+
     /// Runs pgbench on the database `postgres`.
     pub(crate) fn pgbench(&self, arguments: &[&str]) {
         self.0.run("pgbench", &[&["-n"], arguments, &["postgres"]].concat());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use pageserver::attachment::{self, Attachment};
 use pageserver::branches::{At, Attached, Writing};
 use pageserver::client::{Client, ClientError, PageStream};
 use pageserver::connection::Login;
+use pageserver::moment::Moment;
 use pageserver::server::Server;
 use pageserver::settings::{Password, Settings};
 use pageserver::tls::Encryption;
@@ -47,6 +49,12 @@ enum Order {
     Writing {
         name: String,
         reply: Reply<Writing>,
+    },
+    /// The cluster as of an LSN: the end of its last record, and how many bytes of WAL it cost.
+    Moment {
+        name: String,
+        lsn: Lsn,
+        reply: Reply<Result<(Lsn, u64), String>>,
     },
     End {
         name: String,
@@ -123,6 +131,15 @@ impl Service {
                         Order::Writing { name, reply } => {
                             let branches = server.follower().branches().expect("a base backup");
                             drop(reply.send(branches.writing(&name).expect("there is a branch")));
+                        }
+                        Order::Moment { name, lsn, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            let timeline = branches.get(&name).expect("there is a branch");
+                            let before = timeline.wal_bytes_read();
+                            let moment = Moment::of(Rc::clone(&timeline), lsn).await;
+                            let cost = timeline.wal_bytes_read() - before;
+                            let found = moment.map(|moment| (moment.state.end, cost));
+                            drop(reply.send(found.map_err(|error| error.to_string())));
                         }
                         Order::End { name, reply } => {
                             let branches = server.follower().branches().expect("a base backup");
@@ -201,6 +218,12 @@ impl Service {
     pub(crate) fn writing(&self, name: &str) -> Writing {
         let name = name.to_owned();
         self.ask(|reply| Order::Writing { name, reply })
+    }
+
+    /// A cluster as of an LSN: where its last record ends, and how many bytes of WAL were read for it.
+    pub(crate) fn moment(&self, name: &str, lsn: Lsn) -> Result<(Lsn, u64), String> {
+        let name = name.to_owned();
+        self.ask(|reply| Order::Moment { name, lsn, reply })
     }
 
     /// Where a branch ends.

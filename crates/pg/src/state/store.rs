@@ -107,8 +107,8 @@ impl State {
     }
 }
 
-/// Which values a file of the data directory holds.
-pub(super) fn values_of_file(path: &str, bytes: &[u8]) -> Vec<(Key, Vec<u8>)> {
+/// Which values a file of the data directory holds: its path there, and its bytes.
+pub fn values_of_file(path: &str, bytes: &[u8]) -> Vec<(Key, Vec<u8>)> {
     if let Some((slru, first)) = Slru::parse(path) {
         let pages = bytes.as_chunks::<PAGE_BYTES>().0;
         let pages = (first..).zip(pages);

@@ -13,12 +13,13 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 1 | kind: `e` exists, `n` size in blocks, `z` size of a database, `g` get pages |
+//! | 1 | kind: `e` exists, `n` size in blocks, `z` size of a database, `g` get pages, `s` get a segment of a transaction log |
 //! | 8 | request id, any number of the client's |
 //! | 8 | LSN to read at; all ones for the latest |
 //! | 8 | not modified since: the client knows that nothing it asks about changed after this LSN, so the service need only have received WAL up to here; 0 if it does not know |
 //! | 13 | for `e`, `n`, `g`: the relation fork: tablespace 4, database 4 (0 if shared), relation number 4, fork 1 (0 main, 1 free space map, 2 visibility map, 3 init) |
 //! | 8 | for `z`: tablespace 4, database 4 |
+//! | 5 | for `s`: log 1 (1 `pg_xact`, 2 `pg_multixact/offsets`, 3 `pg_multixact/members`, 4 `pg_commit_ts`), number of the segment 4 |
 //! | 2 | for `g`: count of blocks, 1 to 128 |
 //! | 4 × count | for `g`: block numbers |
 //!
@@ -33,6 +34,7 @@
 //! | 4 | for `n`: blocks |
 //! | 8 | for `z`: bytes |
 //! | 8192 × count | for `g`: the pages, in the order asked for |
+//! | 8192 × count | for `s`: the pages of the segment up to its last one, at most 32; none if there is no such segment |
 //! | 5 | for `x`: SQLSTATE |
 //! | … | for `x`: message, a zero byte, detail (may be empty), a zero byte |
 
@@ -40,6 +42,7 @@ use super::Malformed;
 use super::read::Reader;
 use super::write;
 use crate::datadir::relation::{Fork, RelTag};
+use crate::datadir::slru::{SEGMENT_PAGES, Slru};
 use crate::limits::PAGESTREAM_BLOCKS_MAX;
 use crate::lsn::Lsn;
 use crate::oid::Oid;
@@ -67,6 +70,7 @@ pub enum Question<'a> {
     Blocks(RelTag),
     DatabaseBytes { tablespace: Oid, database: Oid },
     Pages(RelTag, Blocks<'a>),
+    LogSegment { log: Slru, segment: u32 },
 }
 
 /// The block numbers of a request, 1 to 128 of them.
@@ -124,6 +128,11 @@ impl<'a> Request<'a> {
                 let blocks = reader.bytes(usize::from(count) * 4)?;
                 Question::Pages(relation, Blocks::Raw(blocks))
             }
+            b's' => Question::LogSegment {
+                log: log_of_number(reader.u8()?)
+                    .ok_or(Malformed::Field { message: "page stream", field: "log" })?,
+                segment: reader.u32()?,
+            },
             other => return Err(Malformed::Kind(other)),
         };
         reader.end()?;
@@ -138,6 +147,7 @@ impl<'a> Request<'a> {
             Question::Blocks(_) => b'n',
             Question::DatabaseBytes { .. } => b'z',
             Question::Pages(..) => b'g',
+            Question::LogSegment { .. } => b's',
         });
         write::u64(out, self.id);
         write::u64(out, self.lsn.0);
@@ -152,6 +162,10 @@ impl<'a> Request<'a> {
                 write_fork(out, relation);
                 write::count(out, blocks.len());
                 blocks.iter().for_each(|block| write::u32(out, block));
+            }
+            Question::LogSegment { log, segment } => {
+                out.push(number_of_log(log));
+                write::u32(out, segment);
             }
         }
     }
@@ -172,6 +186,8 @@ pub enum Answer<'a> {
     DatabaseBytes(u64),
     /// Pages of [`PAGE_BYTES`] each, one after another.
     Pages(&'a [u8]),
+    /// The same of a transaction log; none if there is no such segment.
+    LogSegment(&'a [u8]),
     Error {
         sqlstate: SqlState,
         message: &'a [u8],
@@ -197,6 +213,14 @@ impl<'a> Reply<'a> {
                 }
                 Answer::Pages(pages)
             }
+            b's' => {
+                let pages = reader.take_rest();
+                let fits = pages.len() <= SEGMENT_PAGES as usize * PAGE_BYTES;
+                if !fits || !pages.len().is_multiple_of(PAGE_BYTES) {
+                    return Err(Malformed::Field { message: "page stream", field: "segment" });
+                }
+                Answer::LogSegment(pages)
+            }
             b'x' => {
                 let sqlstate = SqlState::from_bytes(reader.bytes(5)?)
                     .ok_or(Malformed::Field { message: "page stream", field: "SQLSTATE" })?;
@@ -218,7 +242,7 @@ impl<'a> Reply<'a> {
             Answer::Exists(exists) => out.push(u8::from(exists)),
             Answer::Blocks(blocks) => write::u32(out, blocks),
             Answer::DatabaseBytes(bytes) => write::u64(out, bytes),
-            Answer::Pages(pages) => out.extend_from_slice(pages),
+            Answer::Pages(pages) | Answer::LogSegment(pages) => out.extend_from_slice(pages),
             Answer::Error { sqlstate, message, detail } => {
                 out.extend_from_slice(sqlstate.as_bytes());
                 write::string(out, message);
@@ -235,9 +259,23 @@ impl Answer<'_> {
             Answer::Blocks(_) => b'n',
             Answer::DatabaseBytes(_) => b'z',
             Answer::Pages(_) => b'g',
+            Answer::LogSegment(_) => b's',
             Answer::Error { .. } => b'x',
         }
     }
+}
+
+const fn number_of_log(log: Slru) -> u8 {
+    match log {
+        Slru::Clog => 1,
+        Slru::MultiXactOffsets => 2,
+        Slru::MultiXactMembers => 3,
+        Slru::CommitTimestamps => 4,
+    }
+}
+
+fn log_of_number(number: u8) -> Option<Slru> {
+    Slru::ALL.into_iter().find(|log| number_of_log(*log) == number)
 }
 
 fn read_fork(reader: &mut Reader<'_>) -> Result<RelTag, Malformed> {

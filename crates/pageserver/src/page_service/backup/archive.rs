@@ -5,6 +5,7 @@
 use pg::datadir::layout::{RelationFile, SEGMENT_BLOCKS, two_phase_file};
 use pg::datadir::slru::Slru;
 use pg::lsn::Lsn;
+use pg::state::origins_file;
 use pg::wal::segment::SegmentName;
 use runtime::clock;
 use tar::{EntryType, Header};
@@ -128,9 +129,13 @@ impl Writer<'_, '_, '_> {
         }
         for log in Slru::ALL {
             for first in moment.state.logs.segments(log) {
-                let bytes = moment.state.logs.segment(&moment.base, log, first).await?;
+                let bytes = moment.state.logs.segment(log, first).await?;
                 self.file(&log.path(first), &bytes).await?;
             }
+        }
+        if let Some(origins) = &moment.state.origins {
+            let file = origins_file(origins);
+            self.file("pg_logical/replorigin_checkpoint", &file).await?;
         }
         for (xid, bytes) in &moment.state.prepared {
             let version = moment.timeline.manifest.wal_version();

@@ -10,7 +10,13 @@ use crate::service::{Service, settings};
 use crate::tools::{Restored, Tools, fail, succeed};
 
 /// `pg_basebackup` of a moment into `target`.
-fn back_up(tools: &Tools, service: &Service, lsn: Option<Lsn>, target: &Path, more: &[&str]) {
+pub(super) fn back_up(
+    tools: &Tools,
+    service: &Service,
+    lsn: Option<Lsn>,
+    target: &Path,
+    more: &[&str],
+) {
     let mut backup = tools.towards("pg_basebackup", service.address);
     backup.arg("-D").arg(target).args(more);
     if let Some(lsn) = lsn {
@@ -55,8 +61,9 @@ fn a_base_backup_starts_without_recovery_and_is_the_cluster() {
     service.stop();
 }
 
-/// The primary's own recovery to the same position, from a base backup and all of its WAL.
-fn recovered<'t>(
+/// The primary's own recovery to the same position, from a base backup and all of its WAL. ("Inclusive" would be the
+/// record that begins there, too.)
+pub(super) fn recovered<'t>(
     tools: &'t Tools,
     (base, wal): (&Path, &Path),
     lsn: Lsn,
@@ -67,7 +74,7 @@ fn recovered<'t>(
     succeed(tools.shell(&format!("cp -a {from} {to} && touch {to}/recovery.signal")));
     let settings = format!(
         "-c \"restore_command=cp {}/%f %p\" -c recovery_target_lsn={lsn} \
-         -c recovery_target_inclusive=on -c recovery_target_action=promote",
+         -c recovery_target_inclusive=off -c recovery_target_action=promote",
         wal.display()
     );
     let restored = Restored::start(tools, &data, &settings);
@@ -85,7 +92,7 @@ fn a_moment_under_load_is_what_the_primarys_own_recovery_brings() {
     let (tools, folder) = (Tools::of(&cluster), Folder::new("moments-ps"));
     let service = Service::start(settings(folder.path(), cluster.socket()));
     service.wait_streaming();
-    cluster.pgbench(&["-i", "-q", "-s", "2"]);
+    cluster.pgbench(&["-i", "-q", "-s", "1"]);
     cluster.sql("CREATE TABLE locked (i int PRIMARY KEY); INSERT INTO locked VALUES (1)");
     let base = cluster.make_folder("base").join("data");
     let mut backup = tools.command("pg_basebackup");
@@ -98,7 +105,7 @@ fn a_moment_under_load_is_what_the_primarys_own_recovery_brings() {
     succeed(backup);
     let mut moments = Vec::new();
     for round in 0..3 {
-        cluster.pgbench(&["-c", "4", "-j", "2", "-t", "200"]);
+        cluster.pgbench(&["-c", "4", "-j", "2", "-t", "50"]);
         cluster.sql(&format!(
             "BEGIN; INSERT INTO locked VALUES ({}); PREPARE TRANSACTION 'p{round}'",
             round + 10
@@ -143,7 +150,10 @@ fn a_moment_under_load_is_what_the_primarys_own_recovery_brings() {
         // One that stays would keep amcheck waiting for its locks.
         prepared.split(',').for_each(|gid| drop(ours.sql(&format!("COMMIT PREPARED '{gid}'"))));
         drop(theirs);
-        ours.check();
+        // Once: it takes longer than all the rest.
+        if number == 2 {
+            ours.check();
+        }
     }
     service.stop();
 }

@@ -108,12 +108,14 @@ fn follows_a_postgres_that_crashes_and_comes_back() {
 fn half_a_base_backup_is_discarded() {
     let mut cluster = Cluster::start("half", &[], &[]);
     let folder = Folder::new("half-ps");
-    let leftover = folder.path().join("base/base/5/999999");
+    let leftover = folder.path().join("timelines/main/0000000000000001.layer");
     blocking::create_dir_all(leftover.parent().expect("it has a folder")).expect("it is new");
     blocking::File::create(&leftover).expect("it is new");
+    blocking::create_dir_all(folder.path().join("timelines/other")).expect("it is new");
     let service = Service::start(settings(folder.path(), cluster.socket()));
     service.wait_streaming();
-    assert!(!leftover.exists());
+    let other = folder.path().join("timelines/other");
+    assert!(!other.exists());
     let report = stop_and_verify(&mut cluster, &service);
     assert!(report.is_identical());
     service.stop();

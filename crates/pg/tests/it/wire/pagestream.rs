@@ -1,6 +1,7 @@
 //! The page stream: every byte of a request and a reply.
 
 use pg::datadir::relation::{Fork, RelNode};
+use pg::datadir::slru::Slru;
 use pg::limits::PAGESTREAM_BLOCKS_MAX;
 use pg::lsn::Lsn;
 use pg::oid::Oid;
@@ -50,6 +51,7 @@ fn every_question_reads_back() {
         Question::Exists(NODE.fork(Fork::Main)),
         Question::Blocks(NODE.fork(Fork::Fsm)),
         Question::DatabaseBytes { tablespace, database },
+        Question::LogSegment { log: Slru::CommitTimestamps, segment: 70_000 },
     ] {
         let request = Request { id, lsn, not_modified_since, question };
         assert_eq!(Request::read(&written(request)), Ok(request));
@@ -65,6 +67,8 @@ fn every_answer_reads_back() {
         Answer::Blocks(12),
         Answer::DatabaseBytes(1 << 40),
         Answer::Pages(&pages),
+        Answer::LogSegment(&pages),
+        Answer::LogSegment(&[]),
         Answer::Error { sqlstate: SqlState::UNDEFINED_FILE, message: b"gone", detail: b"" },
     ] {
         let reply = Reply { id: 1, lsn: Lsn(2), answer };
