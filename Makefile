@@ -11,7 +11,7 @@ MAJORS ?= 17
 help:
 	@echo "make up            build, then run Howdah on this machine (DIR=folder of the data, ARGS=more options)"
 	@echo "make test          run all tests"
-	@echo "make bench         measure the pooler beside PgBouncer (ARGS=--quick to try)"
+	@echo "make bench         measure the pooler beside PgBouncer, and the page server (ARGS=--quick to try)"
 	@echo "make ci            formatting, lints, documentation, tests"
 	@echo "make deps          install what is missing (Debian)"
 	@echo "make majors        put other PostgreSQL majors into target/postgres for the tests (MAJORS=\"17\")"
@@ -39,6 +39,7 @@ tidy:
 
 bench: deps
 	@cargo xtask bench $(ARGS)
+	@cargo xtask bench pages $(filter --quick,$(ARGS))
 
 ci: deps
 	@cargo xtask ci

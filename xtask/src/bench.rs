@@ -5,6 +5,8 @@
 //!    over TCP, as `host=127.0.0.1` in its documentation has it, and over a unix socket.
 //! 3. Runs each cell (workload, clients) in interleaved rounds: every target once before any twice.
 //! 4. Prints medians and ratios; `--write` puts them into docs/benchmarks.md with command, commit and machine.
+//!
+//! `cargo xtask bench pages` measures the page server instead.
 
 mod client;
 mod crowd;
@@ -12,6 +14,7 @@ mod load;
 mod machine;
 mod measure;
 mod options;
+mod pages;
 mod pgbouncer;
 mod plan;
 pub(crate) mod process;
@@ -25,6 +28,9 @@ use report::Report;
 
 /// Runs the benchmark named by the arguments.
 pub(crate) fn run(arguments: Vec<String>) -> Result<(), String> {
+    if arguments.first().is_some_and(|first| first == "pages") {
+        return pages::run(&arguments[1..]);
+    }
     let Some(options) = Options::parse(arguments)? else { return Ok(()) };
     process::raise_file_limit(options.crowd + 1000);
     let server = server::Server::start(&options)?;

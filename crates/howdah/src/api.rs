@@ -81,7 +81,7 @@ impl Api {
             // Only the first core tells, once.
             let _told = address.0.set(server.address());
         }
-        let metrics = Rc::new(RefCell::new(Export::new(registry)));
+        let metrics = Rc::new(RefCell::new(Metrics::new(registry)));
         let handler = executor::spawn(serve(requests, parts.clone(), node.clone(), metrics));
         *self.running.borrow_mut() = Some(Running { server, _bridge: bridge, handler });
         Ok(())
@@ -108,12 +108,36 @@ impl Applet for Api {
     }
 }
 
-/// Brings the metrics of the pools up to date; the API itself prints them.
-async fn refresh(parts: &Parts, metrics: &RefCell<Export>) -> Response {
+/// The metrics that are brought up to date when somebody asks for them.
+struct Metrics {
+    pools: Export,
+    pages: pageserver::metrics::Export,
+    /// The page server counts the times of reads there.
+    measures: bool,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Metrics {
+        let pages = pageserver::metrics::Export::new(registry);
+        Metrics { pools: Export::new(registry), pages, measures: false }
+    }
+}
+
+/// Brings the metrics of the parts up to date; the API itself prints them.
+async fn refresh(parts: &Parts, metrics: &RefCell<Metrics>) -> Response {
     if let Some(pooler) = &parts.pooler
         && let Some(snapshots) = pooler.snapshots().await
     {
-        metrics.borrow_mut().publish(&snapshots);
+        metrics.borrow_mut().pools.publish(&snapshots);
+    }
+    if let Some(pages) = &parts.pages {
+        if !metrics.borrow().measures {
+            let page_seconds = metrics.borrow().pages.page_seconds();
+            metrics.borrow_mut().measures = pages.measure(page_seconds).await.is_some();
+        }
+        if let Some(status) = pages.status().await {
+            metrics.borrow_mut().pages.publish(&status);
+        }
     }
     Response::ok(serde_json::Value::Null)
 }
@@ -123,7 +147,7 @@ async fn serve(
     mut requests: Receiver<Request>,
     parts: Parts,
     node: Node,
-    metrics: Rc<RefCell<Export>>,
+    metrics: Rc<RefCell<Metrics>>,
 ) {
     while let Some(request) = requests.recv().await {
         let (parts, node, metrics) = (parts.clone(), node.clone(), Rc::clone(&metrics));

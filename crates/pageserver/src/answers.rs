@@ -93,6 +93,10 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
             };
             drop(reply.send(ended.await.map_err(problem)));
         }
+        Question::Measure { page_seconds, reply } => {
+            *follower.page_seconds.borrow_mut() = Some(page_seconds.local());
+            drop(reply.send(()));
+        }
         Question::BeginScrub(reply) => {
             let is_running = follower.scrub.borrow().running;
             if !is_running {

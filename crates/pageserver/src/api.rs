@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use runtime::mailbox::{self, Receiver, Reply, Sender};
+use runtime::metrics::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::remote::StoreStatus;
@@ -54,6 +55,19 @@ pub struct Status {
     pub layer_bytes_flushed: u64,
     #[serde(default)]
     pub layer_bytes_written: u64,
+    /// Bytes removed since the start: layers that nobody can ask for, WAL that is in layers.
+    #[serde(default)]
+    pub layer_bytes_removed: u64,
+    #[serde(default)]
+    pub wal_bytes_removed: u64,
+    /// Reads that found a version of the page in memory, and that did not.
+    #[serde(default)]
+    pub page_cache_hits: u64,
+    #[serde(default)]
+    pub page_cache_misses: u64,
+    /// Requests of clients that were answered with an error.
+    #[serde(default)]
+    pub page_errors: u64,
     /// Layers and WAL of all branches.
     #[serde(default)]
     pub disk_bytes: u64,
@@ -225,6 +239,11 @@ pub(crate) enum Question {
         holder: String,
         reply: Reply<Result<(), Problem>>,
     },
+    /// The times of reads are to be counted there from now on.
+    Measure {
+        page_seconds: Histogram,
+        reply: Reply<()>,
+    },
     BeginScrub(Reply<Scrub>),
     Scrub(Reply<Scrub>),
 }
@@ -309,6 +328,11 @@ impl Handle {
         holder: String,
     ) -> Option<Result<(), Problem>> {
         self.ask(|reply| Question::EndLease { branch, lsn, holder, reply }).await
+    }
+
+    /// From now on the times of reads are counted in this.
+    pub async fn measure(&self, page_seconds: Histogram) -> Option<()> {
+        self.ask(|reply| Question::Measure { page_seconds, reply }).await
     }
 
     /// Begins to compare all checksums, unless that is going on already.

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use pg::lsn::Lsn;
 use runtime::fs;
+use runtime::metrics::LocalHistogram;
 
 use crate::api::{Backup, Phase, Problem, Scrub, Status};
 use crate::basebackup::{self, Cluster};
@@ -36,6 +37,9 @@ pub struct Follower {
     listening_at: Cell<SocketAddr>,
     pub clients: Cell<u64>,
     pub pages_served: Cell<u64>,
+    pub page_errors: Cell<u64>,
+    /// Where the times of reads are counted, once somebody asks for them.
+    pub page_seconds: RefCell<Option<LocalHistogram>>,
     /// The check of all checksums that was begun last.
     pub scrub: RefCell<Scrub>,
 }
@@ -51,6 +55,8 @@ impl Follower {
             listening_at: Cell::new(settings.listen),
             clients: Cell::new(0),
             pages_served: Cell::new(0),
+            page_errors: Cell::new(0),
+            page_seconds: RefCell::new(None),
             scrub: RefCell::default(),
             settings,
         }
@@ -178,6 +184,7 @@ impl Follower {
             backup: self.backup.get(),
             clients: self.clients.get(),
             pages_served: self.pages_served.get(),
+            page_errors: self.page_errors.get(),
             ..Status::default()
         };
         let Some(branches) = self.branches() else { return status };
@@ -239,6 +246,9 @@ fn fill(status: &mut Status, timeline: &Timeline, server_end: Lsn) {
     status.layers = stats.layers;
     status.image_layers = stats.image_layers;
     status.level0_layers = stats.level0_layers;
+    status.layer_bytes_removed = timeline.layer_bytes_removed.get();
+    status.wal_bytes_removed = timeline.wal_bytes_removed.get();
+    (status.page_cache_hits, status.page_cache_misses) = timeline.pages.borrow().looked_up();
     status.layer_bytes_flushed = stats.flushed_bytes;
     status.layer_bytes_written = stats.written_bytes;
     status.layer_bytes = stats.bytes;

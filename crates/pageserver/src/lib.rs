@@ -39,6 +39,7 @@ pub mod login;
 pub mod maintenance;
 pub mod manifest;
 pub mod messages;
+pub mod metrics;
 pub mod moment;
 pub mod page_cache;
 pub mod page_service;

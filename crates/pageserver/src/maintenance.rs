@@ -179,6 +179,7 @@ impl Timeline {
         let gone = self.store.gc(&Keep { cutoff: Version(horizon.0), pins: versions }).await?;
         self.catalog.borrow_mut().forget_before(horizon, &pins);
         *self.collected.borrow_mut() = now;
+        self.layer_bytes_removed.update(|bytes| bytes + gone.bytes);
         if gone.layers > 0 {
             let (layers, bytes) = (gone.layers, gone.bytes);
             tracing::info!(layers, bytes, %horizon, timeline = self.name, "old layers removed");
@@ -229,6 +230,7 @@ impl Timeline {
         let unwanted = Lsn(self.durable().0.saturating_sub(keep));
         let end = unwanted.min(self.wal_needed_from()).min(self.wal_uploaded());
         let bytes = self.wal.remove_before(end).await?;
+        self.wal_bytes_removed.update(|before| before + bytes);
         if bytes > 0 {
             tracing::info!(bytes, before = %end, timeline = self.name, "old WAL removed");
         }

@@ -25,6 +25,8 @@ pub struct PageCache {
     /// By when each was last used.
     order: BTreeMap<u64, (RelTag, u32)>,
     now: u64,
+    found: u64,
+    missed: u64,
 }
 
 struct Entry {
@@ -36,13 +38,18 @@ struct Entry {
 
 impl PageCache {
     pub fn new(bytes_max: usize) -> PageCache {
-        PageCache { bytes_max, pages: BTreeMap::new(), order: BTreeMap::new(), now: 0 }
+        PageCache { bytes_max, pages: BTreeMap::new(), order: BTreeMap::new(), now: 0, found: 0, missed: 0 }
     }
 
     /// The page as some record up to `upto` left it, and that record's end.
     pub fn get(&mut self, tag: RelTag, block: u32, upto: Lsn) -> Option<(Rc<Page>, Lsn)> {
         let key = (tag, block);
-        let entry = self.pages.get_mut(&key).filter(|entry| entry.as_of <= upto)?;
+        let entry = self.pages.get_mut(&key).filter(|entry| entry.as_of <= upto);
+        let Some(entry) = entry else {
+            self.missed += 1;
+            return None;
+        };
+        self.found += 1;
         self.order.remove(&entry.used);
         self.now += 1;
         entry.used = self.now;
@@ -66,6 +73,11 @@ impl PageCache {
             let Some((_, oldest)) = self.order.pop_first() else { break };
             self.pages.remove(&oldest);
         }
+    }
+
+    /// How often a version was found, and how often not.
+    pub fn looked_up(&self) -> (u64, u64) {
+        (self.found, self.missed)
     }
 
     /// Bytes in use.

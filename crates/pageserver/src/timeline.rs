@@ -69,6 +69,8 @@ pub struct Timeline {
     /// Up to where its layers are as good as they get, and for which horizon and pins they have been collected.
     pub(crate) settled: Cell<Lsn>,
     pub(crate) collected: RefCell<(Lsn, Vec<Lsn>)>,
+    pub(crate) layer_bytes_removed: Cell<u64>,
+    pub(crate) wal_bytes_removed: Cell<u64>,
     /// Pins before the horizon with images as of then where they are worth it.
     pub(crate) pins_imaged: RefCell<BTreeSet<Lsn>>,
     pub(crate) checkpoint_bytes: u64,
@@ -164,6 +166,8 @@ impl Timeline {
             wal_bytes_max: settings.wal_bytes_max,
             settled: Cell::default(),
             collected: RefCell::default(),
+            layer_bytes_removed: Cell::default(),
+            wal_bytes_removed: Cell::default(),
             pins_imaged: RefCell::default(),
             wal: parts.wal,
             manifest: parts.manifest,

@@ -8,6 +8,7 @@ use pg::wire::error::Report;
 use pg::wire::frontend::kind;
 use pg::wire::pagestream::{self, Answer, Question, Reply, Request};
 use pg::wire::replication::command::Options;
+use runtime::clock;
 
 use super::session::{End, Session, violation};
 use super::target::MAIN;
@@ -85,6 +86,7 @@ impl Session<'_> {
             Ok((lsn, Found::Pages)) => (lsn, Answer::Pages(&pages)),
             Ok((lsn, Found::LogSegment)) => (lsn, Answer::LogSegment(&pages)),
             Err(error) => {
+                self.service.follower.page_errors.update(|errors| errors + 1);
                 let report = error.report();
                 message = report.message;
                 detail = report.detail.unwrap_or_default();
@@ -115,7 +117,11 @@ impl Session<'_> {
             }
             Question::Pages(relation, blocks) => {
                 for block in blocks.iter() {
+                    let begin = clock::precise();
                     pages.extend_from_slice(&timeline.page(relation, block, lsn).await?[..]);
+                    if let Some(seconds) = &*self.service.follower.page_seconds.borrow() {
+                        seconds.observe((clock::precise() - begin).as_secs_f64());
+                    }
                 }
                 let served = &self.service.follower.pages_served;
                 served.set(served.get() + blocks.len() as u64);
