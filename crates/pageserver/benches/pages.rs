@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use pageserver::api::{Phase, Status};
 use pageserver::branches::At;
+use pageserver::catalog::Catalog;
 use pageserver::index::{Effect, Index, Position};
 use pageserver::keys;
 use pageserver::limits::BATCH_BLOCKS_MAX;
@@ -56,6 +57,7 @@ fn main() {
     say("|---|--:|---|");
     with_postgres(&size);
     many_layers();
+    many_relations();
     many_keys();
 }
 
@@ -255,6 +257,34 @@ fn small_layer(folder: &Path, number: u64) -> LayerInfo {
     let file = runtime::fs::blocking::File::create(path).expect("created");
     file.set_len(info.bytes).expect("lengthened");
     info
+}
+
+/// The catalog of a cluster with 100,000 tables of two forks, each of which has grown a few times.
+fn many_relations() {
+    let mut catalog = Catalog::default();
+    for number in 0..100_000 {
+        let node = RelNode::new(1663, 5, 16384 + number);
+        for fork in [Fork::Main, Fork::Vm] {
+            catalog.add_base(node.fork(fork), 1);
+            for size in 2..6 {
+                let at = Lsn(u64::from(number + size * 100_000));
+                catalog.change(node.fork(fork), |history| history.extend(at, size));
+            }
+        }
+    }
+    let begin = clock::precise();
+    let bytes = catalog.to_bytes(Lsn::MAX).len() as u64;
+    let written = clock::precise() - begin;
+    let begin = clock::precise();
+    catalog.forget_before(Lsn(1 << 40), &[]);
+    let forgotten = clock::precise() - begin;
+    let remark = format!(
+        "{} in a file; {} ms to write as bytes, {} ms to forget what is old",
+        mib(bytes),
+        written.as_millis(),
+        forgotten.as_millis()
+    );
+    row("catalog of 100,000 tables", &mib(catalog.memory() as u64), &remark);
 }
 
 /// The index while WAL touches every page of 100 GB twice on average, in no order, flushed as the settings have it.

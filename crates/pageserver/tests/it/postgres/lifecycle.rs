@@ -137,3 +137,33 @@ fn what_is_kept_stays_exactly_and_the_rest_goes() {
     assert!(stop_and_verify(&mut cluster, &service).is_identical());
     service.stop();
 }
+
+#[test]
+fn at_its_limit_the_page_server_takes_in_no_more_and_says_so() {
+    let mut cluster = Cluster::start("limits", &[], &[]);
+    let folder = Folder::new("limits-ps");
+    let unlimited = settings(folder.path(), cluster.socket());
+    let service = Service::start(unlimited.clone());
+    service.wait_streaming();
+    let limit = service.status().disk_bytes + (24 << 20);
+    service.stop();
+
+    let service = Service::start(Settings { disk_bytes_max: limit, ..unlimited.clone() });
+    service.wait_streaming();
+    cluster.sql(
+        "CREATE TABLE t AS SELECT i, repeat(md5(i::text), 20) x FROM generate_series(1, 100000) i",
+    );
+    let says = |what: &str, status: &pageserver::api::Status| {
+        status.error.as_ref().is_some_and(|error| error.message.contains(what))
+    };
+    let status = service.wait("the limit", |status| says("disk_bytes_max", status));
+    assert!(status.disk_bytes < limit + (16 << 20), "{status:?}");
+    assert!(lsn(status.flushed_lsn.as_ref()) < current_lsn(&cluster), "{status:?}");
+    service.stop();
+
+    let service = Service::start(unlimited);
+    service.wait_lsn(current_lsn(&cluster));
+    assert_eq!(service.status().error, None);
+    assert!(stop_and_verify(&mut cluster, &service).is_identical());
+    service.stop();
+}
