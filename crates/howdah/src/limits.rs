@@ -52,6 +52,10 @@ pub const COMPUTE_CRASH_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub const COMPUTE_CRASH_MEMORY: Duration = Duration::from_secs(60);
 /// Longest message between the starter and who asks it: a line of a compute's log.
 pub const COMPUTE_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// A compute's moment is kept for so long after its manager was last seen: a restart of Howdah fits in.
+pub const COMPUTE_LEASE_SECONDS: u32 = 600;
+/// How often that is said again.
+pub const COMPUTE_LEASE_RENEWAL: Duration = Duration::from_secs(120);
 /// A compute's log is begun anew at a start when it is longer; the one before is kept.
 pub const COMPUTE_LOG_BYTES_MAX: u64 = 16 << 20;
 /// Lines of its log that the error of a failed start shows.

@@ -27,7 +27,7 @@ use super::{Line, Phase, orphans};
 use crate::error::{Result as Outcome, While};
 use crate::limits::{
     COMPUTE_CRASH_MEMORY, COMPUTE_CRASH_PAUSE_MAX, COMPUTE_CRASH_PAUSE_MIN, COMPUTE_IDLE_POLL,
-    COMPUTE_SPARE, COMPUTES_MAX,
+    COMPUTE_LEASE_RENEWAL, COMPUTE_LEASE_SECONDS, COMPUTE_SPARE, COMPUTES_MAX,
 };
 use crate::pooling;
 
@@ -40,12 +40,15 @@ pub(super) struct Manager {
     starting: Rc<Permits>,
     /// When a compute of this name died last, and how often in a row.
     crashes: RefCell<BTreeMap<String, (Instant, u32)>>,
+    numbers: Cell<u64>,
     is_stopping: Cell<bool>,
 }
 
 /// A compute from when it is asked for to when it is gone.
 pub(super) struct Compute {
     name: String,
+    /// Of all that this process has started.
+    number: u64,
     spec: Spec,
     is_read_only: bool,
     phase: Cell<Phase>,
@@ -75,6 +78,7 @@ impl Manager {
             running: Permits::new(running),
             starting: Permits::new(starting),
             crashes: RefCell::default(),
+            numbers: Cell::new(1),
             is_stopping: Cell::new(false),
         })
     }
@@ -148,6 +152,7 @@ impl Manager {
         let has_room = self.running.has_free() && self.running.waiting() == 0;
         let compute = Rc::new(Compute {
             name: name.clone(),
+            number: self.numbers.replace(self.numbers.get() + 1),
             is_read_only: spec.lsn.is_some() && !target.is_ephemeral,
             spec,
             phase: Cell::new(if has_room { Phase::Starting } else { Phase::Queued }),
@@ -209,6 +214,7 @@ impl Manager {
                 compute.up.set(Ok(process.ready.clone()));
                 self.serve(&compute, &process).await;
                 self.detach(&compute).await;
+                self.end_lease(&compute).await;
                 self.forget(&compute);
                 drop(permit);
                 self.lost(&compute).await;
@@ -216,6 +222,7 @@ impl Manager {
             }
             Err(refusal) => {
                 tracing::warn!(compute = compute.name, error = %refusal.error, "no compute");
+                self.end_lease(&compute).await;
                 self.forget(&compute);
                 compute.up.set(Err(refusal));
             }
@@ -275,6 +282,10 @@ impl Manager {
         compute.phase.set(Phase::Starting);
         let status = self.pages.status().await;
         let service = status.map(|status| status.listen).unwrap_or_default();
+        // What it begins with must not be thrown away before it is there.
+        if let Some(lsn) = &compute.spec.lsn {
+            self.lease(compute, lsn).await?;
+        }
         let own = self.launcher.place().map_err(failed)?;
         place.set(own.clone());
         if self.is_attached(compute).await {
@@ -282,8 +293,39 @@ impl Manager {
         }
         let process = self.launcher.start(own, &compute.name, &compute.spec, &service).await;
         let process = process.map_err(failed)?;
+        if compute.spec.lsn.is_none() {
+            self.lease(compute, &process.ready.lsn).await?;
+        }
         self.attach(compute, &process.ready).await?;
         Ok((process, permit))
+    }
+
+    /// Has the page server keep the moment that a compute reads from, for a while.
+    async fn lease(&self, compute: &Compute, lsn: &str) -> Result<(), Refusal> {
+        let (branch, holder) = (compute.spec.branch.clone(), compute.holder());
+        let leased = self.pages.lease(branch, lsn.to_owned(), holder, COMPUTE_LEASE_SECONDS).await;
+        let gone = || Refusal::not_now("the page server does not run");
+        leased.ok_or_else(gone)?.map(drop).map_err(Refusal::of_page_server)
+    }
+
+    /// The same again, for all that run.
+    async fn renew_leases(&self) {
+        let all: Vec<Rc<Compute>> = self.computes.borrow().values().cloned().collect();
+        for compute in all {
+            let Some(lsn) = compute.lsn() else { continue };
+            if let Err(refusal) = self.lease(&compute, &lsn).await {
+                let error = &refusal.error;
+                tracing::warn!(compute = compute.name, %error, "what it reads may be thrown away");
+            }
+        }
+    }
+
+    /// Its moment may go.
+    async fn end_lease(&self, compute: &Compute) {
+        let Some(lsn) = compute.lsn() else { return };
+        let branch = compute.spec.branch.clone();
+        // A branch that is deleted has none; else it ends by itself.
+        let _ended = self.pages.end_lease(branch, lsn, compute.holder()).await;
     }
 
     /// Has the page server keep what a compute writes; before that its commits wait.
@@ -381,10 +423,16 @@ impl Manager {
 
     /// Looks now and then who is idle, for as long as the core runs.
     pub(super) async fn watch(self: Rc<Self>) {
+        let mut renewed = clock::now();
         loop {
             clock::sleep(COMPUTE_IDLE_POLL).await;
-            if !self.computes.borrow().is_empty() {
-                self.look().await;
+            if self.computes.borrow().is_empty() {
+                continue;
+            }
+            self.look().await;
+            if renewed.elapsed() >= COMPUTE_LEASE_RENEWAL {
+                renewed = clock::now();
+                self.renew_leases().await;
             }
         }
     }
@@ -483,6 +531,17 @@ fn is_later(lsn: &str, than: &str) -> bool {
 impl Compute {
     pub(super) fn is_read_only(&self) -> bool {
         self.is_read_only
+    }
+
+    /// Where it began, or will.
+    fn lsn(&self) -> Option<String> {
+        let ready = self.up.get().and_then(Result::ok);
+        ready.map(|ready| ready.lsn).or_else(|| self.spec.lsn.clone())
+    }
+
+    /// Whose lease it is.
+    fn holder(&self) -> String {
+        format!("compute {}", self.number)
     }
 
     fn line(&self, launcher: &Launcher) -> Line {

@@ -129,6 +129,8 @@ fn the_past_is_read_and_may_be_tried_out() {
     assert_eq!(psql(&instance, &past, "SELECT count(*) FROM t").as_deref(), Ok("1"));
     let refused = psql(&instance, &past, "DELETE FROM t").expect_err("it is the past");
     assert!(refused.contains("25006") && refused.contains("read-only"), "{refused}");
+    let leases = instance.get("/v1/branches/main/leases");
+    assert!(leases.contains(&lsn), "what a compute reads is kept: {leases}");
     let tried = "DELETE FROM t; SELECT count(*) FROM t";
     let ephemeral = format!("{past}?ephemeral");
     assert_eq!(psql(&instance, &ephemeral, tried).as_deref(), Ok("0"));
