@@ -100,7 +100,7 @@ impl Follower {
             && self.link.stop.get() == 0
         {
             self.link.enter(Phase::Recovering);
-            let _stopped = unless_stopped(&self.link.stop, branches.resume()).await;
+            let _stopped = unless_stopped(&self.link.stop, Box::pin(branches.resume())).await;
             if let Some(store) = &*self.store.borrow() {
                 store.set_ready();
             }

@@ -48,61 +48,9 @@ impl Export {
 
     /// Brings the metrics up to what the status says.
     pub fn publish(&mut self, status: &Status) {
-        let lsn = |text: &Option<String>| {
-            text.as_ref().and_then(|text| text.parse().ok()).map_or(0, |lsn: Lsn| lsn.0)
-        };
-        let is_streaming = u64::from(status.phase == Phase::Streaming);
-        for (name, help, value) in [
-            ("pageserver_streaming", "Whether WAL is being received.", is_streaming),
-            (
-                "pageserver_problem",
-                "Whether something is wrong.",
-                u64::from(status.error.is_some()),
-            ),
-            (
-                "pageserver_received_lsn_bytes",
-                "WAL is durable here up to this LSN, and acknowledged.",
-                lsn(&status.flushed_lsn),
-            ),
-            (
-                "pageserver_ingested_lsn_bytes",
-                "Pages can be asked for up to this LSN.",
-                lsn(&status.ingested_lsn),
-            ),
-            (
-                "pageserver_layered_lsn_bytes",
-                "Everything up to this LSN is in layers.",
-                lsn(&status.layered_lsn),
-            ),
-            (
-                "pageserver_oldest_lsn_bytes",
-                "Pages can be asked for from this LSN on.",
-                lsn(&status.oldest_lsn),
-            ),
-            ("pageserver_lag_bytes", "WAL of the server that is not here yet.", status.lag_bytes),
-            ("pageserver_wal_bytes", "Received WAL on disk.", status.wal_bytes),
-            ("pageserver_layer_bytes", "Files of layers.", status.layer_bytes),
-            (
-                "pageserver_layer_raw_bytes",
-                "What they hold, before compression.",
-                status.layer_raw_bytes,
-            ),
-            ("pageserver_disk_bytes", "WAL and layers of all branches.", status.disk_bytes),
-            (
-                "pageserver_index_memory_bytes",
-                "Memory of index and catalog.",
-                status.index_memory_bytes,
-            ),
-            ("pageserver_page_cache_bytes", "Memory of rebuilt pages.", status.page_cache_bytes),
-            ("pageserver_relation_forks", "Relation forks that are known.", status.forks),
-            ("pageserver_clients", "Connections to the page service.", status.clients),
-        ] {
-            set(
-                self.gauges
-                    .entry(name)
-                    .or_insert_with(|| self.registry.gauge(name, help, &[]).local()),
-                value,
-            );
+        for (name, help, value) in gauges(status) {
+            let make = || self.registry.gauge(name, help, &[]).local();
+            set(self.gauges.entry(name).or_insert_with(make), value);
         }
         let deltas = status.layers.saturating_sub(status.level0_layers + status.image_layers);
         for (kind, count) in
@@ -112,44 +60,101 @@ impl Export {
             let make = || self.registry.gauge(name, help, &[("kind", kind)]).local();
             set(self.layers.entry(kind).or_insert_with(make), count);
         }
-        for (name, help, value) in [
-            ("pageserver_records", "WAL records taken in.", status.records),
-            ("pageserver_record_bytes", "Bytes of them.", status.record_bytes),
-            ("pageserver_pages", "Pages given to clients.", status.pages_served),
-            (
-                "pageserver_page_errors",
-                "Requests of clients that were answered with an error.",
-                status.page_errors,
-            ),
-            (
-                "pageserver_page_cache_hits",
-                "Reads that found a version of the page in memory.",
-                status.page_cache_hits,
-            ),
-            ("pageserver_page_cache_misses", "Reads that did not.", status.page_cache_misses),
-            (
-                "pageserver_layer_flushed_bytes",
-                "Layers written of new records.",
-                status.layer_bytes_flushed,
-            ),
-            (
-                "pageserver_layer_written_bytes",
-                "Layers written, those of compaction included.",
-                status.layer_bytes_written,
-            ),
-            (
-                "pageserver_layer_removed_bytes",
-                "Layers removed because nobody can ask for what they held.",
-                status.layer_bytes_removed,
-            ),
-            ("pageserver_wal_removed_bytes", "Received WAL removed.", status.wal_bytes_removed),
-        ] {
+        for (name, help, value) in counters(status) {
             let make = || (self.registry.counter(name, help, &[]).local(), 0);
             let (counter, published) = self.counters.entry(name).or_insert_with(make);
             counter.add(value.saturating_sub(*published));
             *published = value;
         }
     }
+}
+
+/// Name, help, value.
+type Figure = (&'static str, &'static str, u64);
+
+/// What goes up and down.
+fn gauges(status: &Status) -> impl IntoIterator<Item = Figure> {
+    let lsn = |text: &Option<String>| {
+        text.as_ref().and_then(|text| text.parse().ok()).map_or(0, |lsn: Lsn| lsn.0)
+    };
+    let is_streaming = u64::from(status.phase == Phase::Streaming);
+    [
+        ("pageserver_streaming", "Whether WAL is being received.", is_streaming),
+        ("pageserver_problem", "Whether something is wrong.", u64::from(status.error.is_some())),
+        (
+            "pageserver_received_lsn_bytes",
+            "WAL is durable here up to this LSN, and acknowledged.",
+            lsn(&status.flushed_lsn),
+        ),
+        (
+            "pageserver_ingested_lsn_bytes",
+            "Pages can be asked for up to this LSN.",
+            lsn(&status.ingested_lsn),
+        ),
+        (
+            "pageserver_layered_lsn_bytes",
+            "Everything up to this LSN is in layers.",
+            lsn(&status.layered_lsn),
+        ),
+        (
+            "pageserver_oldest_lsn_bytes",
+            "Pages can be asked for from this LSN on.",
+            lsn(&status.oldest_lsn),
+        ),
+        ("pageserver_lag_bytes", "WAL of the server that is not here yet.", status.lag_bytes),
+        ("pageserver_wal_bytes", "Received WAL on disk.", status.wal_bytes),
+        ("pageserver_layer_bytes", "Files of layers.", status.layer_bytes),
+        (
+            "pageserver_layer_raw_bytes",
+            "What they hold, before compression.",
+            status.layer_raw_bytes,
+        ),
+        ("pageserver_disk_bytes", "WAL and layers of all branches.", status.disk_bytes),
+        (
+            "pageserver_index_memory_bytes",
+            "Memory of index and catalog.",
+            status.index_memory_bytes,
+        ),
+        ("pageserver_page_cache_bytes", "Memory of rebuilt pages.", status.page_cache_bytes),
+        ("pageserver_relation_forks", "Relation forks that are known.", status.forks),
+        ("pageserver_clients", "Connections to the page service.", status.clients),
+    ]
+}
+
+/// What only grows.
+fn counters(status: &Status) -> impl IntoIterator<Item = Figure> {
+    [
+        ("pageserver_records", "WAL records taken in.", status.records),
+        ("pageserver_record_bytes", "Bytes of them.", status.record_bytes),
+        ("pageserver_pages", "Pages given to clients.", status.pages_served),
+        (
+            "pageserver_page_errors",
+            "Requests of clients that were answered with an error.",
+            status.page_errors,
+        ),
+        (
+            "pageserver_page_cache_hits",
+            "Reads that found a version of the page in memory.",
+            status.page_cache_hits,
+        ),
+        ("pageserver_page_cache_misses", "Reads that did not.", status.page_cache_misses),
+        (
+            "pageserver_layer_flushed_bytes",
+            "Layers written of new records.",
+            status.layer_bytes_flushed,
+        ),
+        (
+            "pageserver_layer_written_bytes",
+            "Layers written, those of compaction included.",
+            status.layer_bytes_written,
+        ),
+        (
+            "pageserver_layer_removed_bytes",
+            "Layers removed because nobody can ask for what they held.",
+            status.layer_bytes_removed,
+        ),
+        ("pageserver_wal_removed_bytes", "Received WAL removed.", status.wal_bytes_removed),
+    ]
 }
 
 fn set(gauge: &LocalGauge, value: u64) {

@@ -38,7 +38,14 @@ struct Entry {
 
 impl PageCache {
     pub fn new(bytes_max: usize) -> PageCache {
-        PageCache { bytes_max, pages: BTreeMap::new(), order: BTreeMap::new(), now: 0, found: 0, missed: 0 }
+        PageCache {
+            bytes_max,
+            pages: BTreeMap::new(),
+            order: BTreeMap::new(),
+            now: 0,
+            found: 0,
+            missed: 0,
+        }
     }
 
     /// The page as some record up to `upto` left it, and that record's end.

@@ -45,7 +45,7 @@ impl Server {
         follower.listening_at(address);
         let follow = Rc::clone(&follower);
         let mut tasks = vec![
-            executor::spawn(async move { follow.run().await }),
+            executor::spawn(async move { Box::pin(follow.run()).await }),
             executor::spawn(service.run(listener)),
             executor::spawn(maintenance::run(Rc::clone(&follower))),
             executor::spawn(maintenance::watch_disk(Rc::clone(&follower))),

@@ -182,7 +182,11 @@ fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<(
         binaries: Binaries::find(&PathBuf::new(), environment)?,
         settings: options.settings.clone(),
     };
-    if mounted::is_wanted(options.mode)? { mounted::run(run, options.boot_set.clone()) } else { directory::run(&run) }
+    if mounted::is_wanted(options.mode)? {
+        mounted::run(run, options.boot_set.clone())
+    } else {
+        directory::run(&run)
+    }
 }
 
 fn setting(text: &str) -> std::result::Result<(String, String), String> {

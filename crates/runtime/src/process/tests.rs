@@ -92,7 +92,9 @@ fn a_process_that_is_not_our_child_can_be_ended() {
         parent.wait().await.unwrap();
         parent.output_end().await;
         let stranger = Stranger::with_pid(grandchild.get()).unwrap().expect("it sleeps");
-        assert!(clock::timeout(std::time::Duration::from_millis(50), stranger.end()).await.is_err());
+        assert!(
+            clock::timeout(std::time::Duration::from_millis(50), stranger.end()).await.is_err()
+        );
         stranger.signal(Signal::Kill).unwrap();
         stranger.end().await.unwrap();
         stranger.signal(Signal::Kill).unwrap();
