@@ -58,6 +58,9 @@ pub struct Mounted {
 /// Why not, as a reason for people.
 pub fn is_available() -> Result<(), String> {
     open_device().map_err(|error| format!("{DEVICE}: {error}"))?;
+    if !namespace::can_part() {
+        return Err("/ is not a mount point, as in a chroot: mounts would show outside".to_owned());
+    }
     if rustix::process::geteuid().is_root() || namespace::is_allowed() {
         Ok(())
     } else {

@@ -23,6 +23,17 @@ pub(super) fn is_allowed() -> bool {
     fs::exists("/proc/self/ns/user").unwrap_or(false) && !FORBIDDING.into_iter().any(is)
 }
 
+/// Whether [`enter`] can keep mounts to itself: only what is a mount point can be parted from the others, and in a
+/// chroot `/` often is none.
+pub(super) fn can_part() -> bool {
+    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| has_root(&table))
+}
+
+/// Whether the table (proc_pid_mountinfo(5): the fifth field is the mount point) lists `/`.
+fn has_root(table: &str) -> bool {
+    table.lines().any(|line| line.split_ascii_whitespace().nth(4) == Some("/"))
+}
+
 /// Parts from the mounts of others. Theirs still come here, ours do not go there.
 pub(super) fn enter() -> io::Result<()> {
     if fs::read_dir("/proc/self/task")?.count() > 1 {
@@ -40,4 +51,16 @@ pub(super) fn enter() -> io::Result<()> {
     }
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chroot_has_no_mount_to_part_from() {
+        let proc = "65 29 0:5 / /proc rw,relatime shared:34 - proc proc rw\n";
+        assert!(!has_root(proc));
+        assert!(has_root(&format!("{proc}29 1 254:0 / / rw - ext4 /dev/vda rw\n")));
+    }
 }
