@@ -235,21 +235,23 @@ fn dies_under_load(mode: &str) {
     let over = AtomicBool::new(false);
     let acknowledged: Vec<AtomicI64> = (0..4).map(|_client| AtomicI64::new(0)).collect();
     std::thread::scope(|scope| {
+        // A failed assertion ends the writers, too; else the test would wait for them for ever.
+        let _end = SetAtEnd(&over);
         for (client, count) in acknowledged.iter().enumerate() {
             let (instance, over) = (&instance, &over);
             scope.spawn(move || runtime().block_on(write(instance, client, count, over)));
         }
+        let mut killed = String::new();
         for _kill in 0..2 {
             let before: i64 = sum(&acknowledged);
             until("something is written", || (sum(&acknowledged) > before + 20).then_some(()));
-            let line = compute(&instance, "feature").expect("it runs");
-            let pid = line["pid"].as_u64().expect("a process").to_string();
-            let killed = std::process::Command::new("kill").args(["-9", &pid]).status();
-            assert!(killed.expect("kill runs").success());
+            killed = another(&instance, &killed);
+            let kill = std::process::Command::new("kill").args(["-9", &killed]).status();
+            assert!(kill.expect("kill runs").success());
         }
         let before = sum(&acknowledged);
         until("it goes on", || (sum(&acknowledged) > before + 20).then_some(()));
-        over.store(true, Ordering::Relaxed);
+        another(&instance, &killed);
     });
     assert!(tokio.block_on(inside.simple_query("SELECT 1")).is_err(), "it was in a transaction");
     let rows = tokio.block_on(idle.query("SELECT client, max(number) FROM ledger GROUP BY 1", &[]));
@@ -283,6 +285,24 @@ fn a_killed_howdah_leaves_no_compute_and_the_next_goes_on() {
     let next = start_in("auto", &folder, "");
     let count = psql(&next, "postgres@feature", "SELECT count(*) FROM t");
     assert_eq!(count.as_deref(), Ok("1"), "{}", next.log());
+}
+
+/// The process of the branch's compute, once it is not the one that was `killed`: a server goes on for a moment after that,
+/// and is not listed any more.
+fn another(instance: &Instance, killed: &str) -> String {
+    until("another compute runs", || {
+        let pid = compute(instance, "feature")?["pid"].as_u64()?.to_string();
+        (pid != killed).then_some(pid)
+    })
+}
+
+/// Says at the end of its scope, however that ends, that it is over.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn sum(counts: &[AtomicI64]) -> i64 {
