@@ -118,11 +118,11 @@ impl Facts {
         rows.push("Try:".to_owned());
         let (host, port) = pooler.rsplit_once(':').unwrap_or((&pooler, "6432"));
         rows.push(format!("  psql -h {host} -p {port} -U postgres postgres"));
-        rows.push(format!("  pgbench -h {host} -p {port} -U postgres -i -s 10 postgres"));
         let named = api
             .filter(|api| api != "127.0.0.1:6480")
             .map_or_else(String::new, |api| format!("--api {api} "));
-        rows.push(format!("  howdah {named}timeline status"));
+        rows.push(format!("  howdah {named}branch create before"));
+        rows.push(format!("  psql -h {host} -p {port} -U postgres postgres@before"));
         rows.push("Ctrl-C stops everything.".to_owned());
         rows.join("\n")
     }
