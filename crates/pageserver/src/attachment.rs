@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::Login;
 use crate::error::Error;
+use crate::sealed;
 use crate::settings::{Password, Settings};
 use crate::tls::Encryption;
 
@@ -94,7 +95,7 @@ impl Record {
     pub async fn read(directory: &Path) -> Result<Record, Error> {
         let path = directory.join(FILE_NAME);
         match fs::read(&path).await {
-            Ok(bytes) => Record::from_bytes(&bytes).ok_or_else(|| {
+            Ok(bytes) => sealed::open(TITLE, &bytes).ok_or_else(|| {
                 Error::Damaged(format!("attachment \"{}\" is damaged", path.display()))
             }),
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(Record::default()),
@@ -105,23 +106,8 @@ impl Record {
     /// Makes it durable.
     pub async fn write(&self, directory: &Path) -> Result<(), Error> {
         let path = directory.join(FILE_NAME);
-        let written = fs::write_atomic(&path, self.to_bytes()).await;
+        let written = fs::write_atomic(&path, sealed::seal(TITLE, self)).await;
         written.map_err(|source| Error::file("write", &path, source))
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut json = serde_json::to_vec_pretty(self).expect("plain fields become JSON");
-        json.push(b'\n');
-        let mut bytes = format!("{TITLE} {:08x}\n", crc32c::crc32c(&json)).into_bytes();
-        bytes.append(&mut json);
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Record> {
-        let end = bytes.iter().position(|&byte| byte == b'\n')?;
-        let (line, json) = (&bytes[..end], &bytes[end + 1..]);
-        let is_right = line == format!("{TITLE} {:08x}", crc32c::crc32c(json)).as_bytes();
-        if is_right { serde_json::from_slice(json).ok() } else { None }
     }
 }
 
@@ -132,12 +118,12 @@ mod tests {
     #[test]
     fn a_record_with_any_byte_changed_is_refused() {
         let record = Record { epoch: 7, server: Some(Server::at("/run/x", 5499)) };
-        let bytes = record.to_bytes();
-        assert_eq!(Record::from_bytes(&bytes), Some(record));
+        let bytes = sealed::seal(TITLE, &record);
+        assert_eq!(sealed::open(TITLE, &bytes), Some(record));
         for place in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[place] ^= 1;
-            assert_eq!(Record::from_bytes(&changed), None, "byte {place}");
+            assert_eq!(sealed::open::<Record>(TITLE, &changed), None, "byte {place}");
         }
     }
 

@@ -16,6 +16,7 @@ use storage::store::TimelineStore;
 use crate::attachment::Record;
 use crate::error::{Error, PageError};
 use crate::limits::{BRANCH_NAME_BYTES_MAX, BRANCHES_MAX};
+use crate::sealed;
 use crate::settings::Settings;
 use crate::time;
 use crate::timeline::{self, MAIN, Timeline};
@@ -303,7 +304,7 @@ async fn remove_folder(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The list as a file has it: a title with a checksum, then JSON; each branch after the one it comes from.
+/// The list as a file has it; each branch after the one it comes from.
 fn to_bytes(timelines: &BTreeMap<String, Rc<Timeline>>) -> Vec<u8> {
     let mut points: Vec<(usize, Point)> = timelines
         .values()
@@ -315,11 +316,7 @@ fn to_bytes(timelines: &BTreeMap<String, Rc<Timeline>>) -> Vec<u8> {
         .collect();
     points.sort_by_key(|(generation, _)| *generation);
     let points: Vec<Point> = points.into_iter().map(|(_, point)| point).collect();
-    let mut json = serde_json::to_vec_pretty(&points).expect("plain fields become JSON");
-    json.push(b'\n');
-    let mut bytes = format!("{TITLE} {:08x}\n", crc32c::crc32c(&json)).into_bytes();
-    bytes.append(&mut json);
-    bytes
+    sealed::seal(TITLE, &points)
 }
 
 async fn read(path: &Path) -> Result<Vec<Point>, Error> {
@@ -328,25 +325,18 @@ async fn read(path: &Path) -> Result<Vec<Point>, Error> {
         Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(Error::file("read", path, source)),
     };
-    from_bytes(&bytes).ok_or_else(|| {
+    sealed::open(TITLE, &bytes).ok_or_else(|| {
         Error::Damaged(format!("list of branches \"{}\" is damaged", path.display()))
     })
 }
 
 /// The branches in a list's bytes: name, whom they come from, where; each after the one it comes from.
 pub(crate) fn points(bytes: &[u8]) -> Result<Vec<(String, String, Lsn)>, Error> {
-    let points = from_bytes(bytes).and_then(|points| {
+    let points = sealed::open::<Vec<Point>>(TITLE, bytes).and_then(|points| {
         let read = |point: Point| Some((point.name, point.from, point.at.parse().ok()?));
         points.into_iter().map(read).collect()
     });
     points.ok_or_else(|| Error::Damaged("the list of branches is damaged".to_owned()))
-}
-
-fn from_bytes(bytes: &[u8]) -> Option<Vec<Point>> {
-    let end = bytes.iter().position(|&byte| byte == b'\n')?;
-    let (line, json) = (&bytes[..end], &bytes[end + 1..]);
-    let is_right = line == format!("{TITLE} {:08x}", crc32c::crc32c(json)).as_bytes();
-    if is_right { serde_json::from_slice(json).ok() } else { None }
 }
 
 #[cfg(test)]
@@ -378,11 +368,11 @@ mod tests {
     #[test]
     fn a_list_with_any_byte_changed_is_refused() {
         let bytes = to_bytes(&BTreeMap::new());
-        assert_eq!(from_bytes(&bytes), Some(Vec::new()));
+        assert_eq!(sealed::open::<Vec<Point>>(TITLE, &bytes), Some(Vec::new()));
         for place in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[place] ^= 1;
-            assert_eq!(from_bytes(&changed), None, "byte {place}");
+            assert_eq!(sealed::open::<Vec<Point>>(TITLE, &changed), None, "byte {place}");
         }
     }
 }

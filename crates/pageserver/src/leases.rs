@@ -16,6 +16,7 @@ use crate::branches::BranchError;
 use crate::error::Error;
 use crate::limits::{LEASE_HOLDER_BYTES_MAX, LEASE_SECONDS_MAX, LEASES_MAX};
 use crate::retention::Pin;
+use crate::sealed;
 use crate::timeline::Timeline;
 
 /// Name of the file in a timeline's folder.
@@ -58,7 +59,7 @@ impl Leases {
             }
             Err(source) => return Err(Error::file("read", &path, source)),
         };
-        let read = from_bytes(&bytes)
+        let read = sealed::open::<Vec<Lease>>(TITLE, &bytes)
             .ok_or_else(|| Error::Damaged(format!("file \"{}\" is damaged", path.display())))?;
         let all = read.into_iter().map(|lease| ((lease.lsn, lease.holder), (lease.until, None)));
         Ok(Leases { path, all: RefCell::new(all.collect()), changing: Turn::default() })
@@ -80,7 +81,7 @@ impl Leases {
 
     /// The file that has them.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        to_bytes(&self.list())
+        sealed::seal(TITLE, &self.list())
     }
 
     /// Lets go of those that have ended.
@@ -91,7 +92,7 @@ impl Leases {
 
     /// Writes the list as it is to be.
     async fn write(&self, leases: &[Lease]) -> Result<(), Error> {
-        let written = fs::write_atomic(&self.path, to_bytes(leases)).await;
+        let written = fs::write_atomic(&self.path, sealed::seal(TITLE, leases)).await;
         written.map_err(|source| Error::file("write", &self.path, source))
     }
 }
@@ -181,22 +182,6 @@ mod as_text {
     }
 }
 
-/// A title with a checksum, then JSON.
-fn to_bytes(leases: &[Lease]) -> Vec<u8> {
-    let mut json = serde_json::to_vec_pretty(leases).expect("plain fields become JSON");
-    json.push(b'\n');
-    let mut bytes = format!("{TITLE} {:08x}\n", crc32c::crc32c(&json)).into_bytes();
-    bytes.append(&mut json);
-    bytes
-}
-
-fn from_bytes(bytes: &[u8]) -> Option<Vec<Lease>> {
-    let end = bytes.iter().position(|&byte| byte == b'\n')?;
-    let (line, json) = (&bytes[..end], &bytes[end + 1..]);
-    let is_right = line == format!("{TITLE} {:08x}", crc32c::crc32c(json)).as_bytes();
-    if is_right { serde_json::from_slice(json).ok() } else { None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,12 +189,12 @@ mod tests {
     #[test]
     fn a_list_with_any_byte_changed_is_refused() {
         let lease = Lease { lsn: Lsn(7), holder: "compute".to_owned(), until: 99 };
-        let bytes = to_bytes(std::slice::from_ref(&lease));
-        assert_eq!(from_bytes(&bytes), Some(vec![lease]));
+        let bytes = sealed::seal(TITLE, std::slice::from_ref(&lease));
+        assert_eq!(sealed::open(TITLE, &bytes), Some(vec![lease]));
         for place in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[place] ^= 1;
-            assert_eq!(from_bytes(&changed), None, "byte {place}");
+            assert_eq!(sealed::open::<Vec<Lease>>(TITLE, &changed), None, "byte {place}");
         }
     }
 }

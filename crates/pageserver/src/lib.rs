@@ -48,6 +48,7 @@ pub mod promotion;
 pub mod remote;
 pub mod restore;
 pub mod retention;
+mod sealed;
 pub mod server;
 pub mod settings;
 pub mod state;

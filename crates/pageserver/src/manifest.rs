@@ -13,6 +13,7 @@ use runtime::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::sealed;
 
 /// Name of the file in the page server's directory.
 pub const FILE_NAME: &str = "base.manifest";
@@ -75,11 +76,7 @@ impl Manifest {
             data_checksums: self.data_checksums,
             tablespaces: self.tablespaces.clone(),
         };
-        let mut json = serde_json::to_vec_pretty(&document).expect("plain fields become JSON");
-        json.push(b'\n');
-        let mut bytes = format!("{TITLE} {:08x}\n", crc32c::crc32c(&json)).into_bytes();
-        bytes.extend_from_slice(&json);
-        bytes
+        sealed::seal(TITLE, &document)
     }
 
     /// Reads the bytes of the file at `path` (which is only named in errors).

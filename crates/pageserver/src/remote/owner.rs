@@ -13,6 +13,7 @@ use storage::bucket::{Claim, Nonce, Numbered, Published, Writer};
 use super::failed;
 use super::inventory::Inventory;
 use crate::error::Error;
+use crate::sealed;
 
 /// Name of the file in the page server's directory.
 const FILE_NAME: &str = "object-store";
@@ -110,30 +111,15 @@ impl Owner {
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::file("read", &path, source)),
         };
-        let owner = Owner::from_bytes(&bytes);
+        let owner = sealed::open(TITLE, &bytes);
         owner.map(Some).ok_or_else(|| Error::Damaged(format!("\"{}\" is damaged", path.display())))
     }
 
     /// Makes it durable.
     pub(super) async fn write(&self, directory: &Path) -> Result<(), Error> {
         let path = path(directory);
-        let written = fs::write_atomic(&path, self.to_bytes()).await;
+        let written = fs::write_atomic(&path, sealed::seal(TITLE, self)).await;
         written.map_err(|source| Error::file("write", &path, source))
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut json = serde_json::to_vec_pretty(self).expect("plain fields become JSON");
-        json.push(b'\n');
-        let mut bytes = format!("{TITLE} {:08x}\n", crc32c::crc32c(&json)).into_bytes();
-        bytes.append(&mut json);
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Owner> {
-        let end = bytes.iter().position(|&byte| byte == b'\n')?;
-        let (line, json) = (&bytes[..end], &bytes[end + 1..]);
-        let is_right = line == format!("{TITLE} {:08x}", crc32c::crc32c(json)).as_bytes();
-        if is_right { serde_json::from_slice(json).ok() } else { None }
     }
 }
 
@@ -162,12 +148,12 @@ mod tests {
     #[test]
     fn a_file_with_any_byte_changed_is_refused() {
         let owner = Owner { history: random(), writers: vec![random()], ..Owner::default() };
-        let bytes = owner.to_bytes();
-        assert_eq!(Owner::from_bytes(&bytes), Some(owner));
+        let bytes = sealed::seal(TITLE, &owner);
+        assert_eq!(sealed::open(TITLE, &bytes), Some(owner));
         for place in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[place] ^= 1;
-            assert_eq!(Owner::from_bytes(&changed), None, "byte {place}");
+            assert_eq!(sealed::open::<Owner>(TITLE, &changed), None, "byte {place}");
         }
     }
 }
