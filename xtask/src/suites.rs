@@ -5,6 +5,8 @@
 //! it is stopped. Then `howdah wal verify` redoes all of its WAL from the files of initdb, compares with every image
 //! and with the files that the server left, and `howdah wal dump` is compared with `pg_waldump`, line by line.
 
+mod compute;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{chown, symlink};
@@ -19,8 +21,10 @@ use crate::{postgres, root, servers};
 
 const USAGE: &str =
     "usage: cargo xtask suites [--major 15|17|18] [--short] [--optional] [--write] [--keep] [--howdah FILE]
+       cargo xtask suites --compute [--major 15|17|18] [--short] [--keep] [--howdah FILE]
 
 Runs PostgreSQL's regression and isolation suites and checks all of the WAL that they write.
+--compute: instead, the regression suite on a directory, on a compute, and through the pooler, which must be the same
 --short: some of the tests only (two minutes)
 --optional: where the server or the suites cannot be had, say so and succeed
 --write: the counts into docs/redo-coverage.md
@@ -70,6 +74,7 @@ struct Places {
 
 struct Options {
     major: String,
+    compute: bool,
     short: bool,
     optional: bool,
     write: bool,
@@ -93,26 +98,34 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
         Err(reason) => return Err(reason),
     };
-    let howdah = options.howdah.clone().map_or_else(build, Ok)?;
-    let waldump = places.bin.join("pg_waldump");
-    let outcome = write_wal(&places, &options).and_then(|suites| {
-        let lines = compare_dumps(&howdah, &waldump, &places.run.join("data/pg_wal"))?;
-        println!("wal dump: {lines} records as pg_waldump prints them");
-        promote(&places)?;
-        follow_state(&howdah, &places)?;
-        let verified = verify(&howdah, &places)?;
-        report(&options, &suites, lines, &verified)
-    });
+    let outcome = if options.compute {
+        compute::run(&options, &places)
+    } else {
+        check_wal(&options, &places)
+    };
     if !options.keep {
         let _gone = fs::remove_dir_all(&places.run);
     }
     outcome
 }
 
+fn check_wal(options: &Options, places: &Places) -> Result<(), String> {
+    let howdah = options.howdah.clone().map_or_else(build, Ok)?;
+    let waldump = places.bin.join("pg_waldump");
+    let suites = write_wal(places, options)?;
+    let lines = compare_dumps(&howdah, &waldump, &places.run.join("data/pg_wal"))?;
+    println!("wal dump: {lines} records as pg_waldump prints them");
+    promote(places)?;
+    follow_state(&howdah, places)?;
+    let verified = verify(&howdah, places)?;
+    report(options, &suites, lines, &verified)
+}
+
 impl Options {
     fn parse(arguments: &[String]) -> Result<Options, String> {
         let mut options = Options {
             major: "15".to_owned(),
+            compute: false,
             short: false,
             optional: false,
             write: false,
@@ -123,6 +136,7 @@ impl Options {
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--major" => options.major = words.next().ok_or(USAGE)?.clone(),
+                "--compute" => options.compute = true,
                 "--short" => options.short = true,
                 "--optional" => options.optional = true,
                 "--write" => options.write = true,

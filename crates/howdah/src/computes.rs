@@ -4,6 +4,7 @@
 //! is a process of its own, `howdah compute run`.
 
 pub mod directory;
+mod health;
 mod helped;
 mod latch;
 mod manager;

@@ -44,6 +44,10 @@ pub const COMPUTE_IDLE_POLL: Duration = Duration::from_secs(1);
 pub const COMPUTE_SPARE: Duration = Duration::from_secs(1);
 /// A killed process is gone at once, unless the kernel is in trouble.
 pub const COMPUTE_KILL_WAIT: Duration = Duration::from_secs(5);
+/// How often to look whether the processes of a compute are stopped.
+pub const COMPUTE_STOPPED_POLL: Duration = Duration::from_secs(1);
+/// A compute that is stopped for so long is killed, and another started: its clients wait meanwhile.
+pub const COMPUTE_STOPPED_MAX: Duration = Duration::from_secs(10);
 /// First pause before a compute is started that died twice; it doubles up to the maximum.
 pub const COMPUTE_CRASH_PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Longest such pause: clients wait.

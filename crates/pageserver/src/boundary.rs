@@ -53,7 +53,11 @@ impl Timeline {
         let mut found = None;
         while decoder.position() < upto {
             let start = decoder.position();
-            let wal = self.wal.read(start, upto.min(start + (1 << 20))).await?;
+            let wal = match self.wal.read(start, upto.min(start + (1 << 20))).await {
+                // After a switch of segments: it is known where the record ends before the rest of its segment is here.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(found),
+                read => read?,
+            };
             let mut input = &wal[..];
             loop {
                 match decoder.next(&mut input) {

@@ -15,7 +15,7 @@ use pg::lsn::Lsn;
 use pg::sqlstate::SqlState;
 use runtime::clock::{self, Instant};
 use runtime::executor;
-use runtime::fs::blocking as fs;
+use runtime::fs::blocking::{self as fs, Lock};
 use runtime::mailbox::Reply;
 
 use super::latch::{First, Latch, first};
@@ -23,8 +23,8 @@ use super::permits::{Permit, Permits};
 use super::process::{Launcher, Process, Ready, Spec};
 use super::refusal::Refusal;
 use super::target::Target;
-use super::{Line, Phase, orphans};
-use crate::error::{Result as Outcome, While};
+use super::{Line, Phase, health, orphans};
+use crate::error::{Error, Result as Outcome, While};
 use crate::limits::{
     COMPUTE_CRASH_MEMORY, COMPUTE_CRASH_PAUSE_MAX, COMPUTE_CRASH_PAUSE_MIN, COMPUTE_IDLE_POLL,
     COMPUTE_LEASE_RENEWAL, COMPUTE_LEASE_SECONDS, COMPUTE_SPARE, COMPUTES_MAX,
@@ -41,6 +41,8 @@ pub(super) struct Manager {
     /// When a compute of this name died last, and how often in a row.
     crashes: RefCell<BTreeMap<String, (Instant, u32)>>,
     numbers: Cell<u64>,
+    /// The directory is this process's.
+    lock: RefCell<Option<Lock>>,
     is_stopping: Cell<bool>,
 }
 
@@ -79,6 +81,7 @@ impl Manager {
             starting: Permits::new(starting),
             crashes: RefCell::default(),
             numbers: Cell::new(1),
+            lock: RefCell::default(),
             is_stopping: Cell::new(false),
         })
     }
@@ -88,6 +91,15 @@ impl Manager {
         let directory = &self.launcher.directory;
         fs::create_dir_all(directory)
             .or_fail(format_args!("could not make \"{}\"", directory.display()))?;
+        let shown = directory.display();
+        let lock = Lock::take(directory.join("lock"));
+        let lock = lock.or_fail(format_args!("could not lock \"{shown}\""))?;
+        // What runs there would be ended as what an earlier run left.
+        let Some(lock) = lock else {
+            return Err(Error::new(format!("another howdah runs computes in \"{shown}\""))
+                .hint("compute.directory names another place."));
+        };
+        *self.lock.borrow_mut() = Some(lock);
         orphans::clean(directory, self.launcher.settings.stop_timeout).await
     }
 
@@ -267,7 +279,7 @@ impl Manager {
         compute: &Rc<Compute>,
         place: &Latch<std::path::PathBuf>,
     ) -> Result<(Process, Permit), Refusal> {
-        let failed = |error: crate::error::Error| {
+        let failed = |error: Error| {
             let name = &compute.name;
             let refusal = Refusal::not_now(format!("could not start a compute for \"{name}\""));
             let detail = error.detail.map_or_else(String::new, |detail| format!(" ({detail})"));
@@ -375,7 +387,17 @@ impl Manager {
 
     /// Until it dies or is stopped.
     async fn serve(&self, compute: &Compute, process: &Process) {
-        match first(process.end(), compute.stop.wait()).await {
+        let ended = async {
+            match first(process.end(), health::hangs(&process.ready)).await {
+                First::A(exit) => exit,
+                First::B(()) => {
+                    tracing::error!(compute = compute.name, "a compute is stopped: it is killed");
+                    process.kill().await;
+                    "it did not go on after it was stopped".to_owned()
+                }
+            }
+        };
+        match first(ended, compute.stop.wait()).await {
             First::A(exit) => {
                 let log = self.launcher.log(&compute.name);
                 tracing::error!(compute = compute.name, exit, log = %log.display(), "a compute died");

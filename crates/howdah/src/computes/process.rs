@@ -14,9 +14,9 @@ use runtime::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::helped::Helped;
-use super::orphans;
 use super::settings::{Mode, Settings};
 use super::starter::Request;
+use super::{health, orphans};
 use crate::error::{Error, Result, While};
 use crate::limits::{COMPUTE_KILL_WAIT, COMPUTE_LOG_BYTES_MAX, COMPUTE_LOG_LINES};
 use crate::postgres::files;
@@ -233,6 +233,13 @@ impl Process {
             }
             tracing::warn!(pid = self.body.pid(), %signal, ?patience, "a compute did not stop in time");
         }
+    }
+
+    /// Ends one that is stopped, with its server; returns when it is gone, or there is nothing more to be done.
+    pub(super) async fn kill(&self) {
+        self.body.signal(Signal::Kill);
+        health::kill_server(&self.ready);
+        let _it_may_be_stuck = clock::timeout(COMPUTE_KILL_WAIT, self.body.end()).await;
     }
 
     /// Waits for its end; how it ended.

@@ -3,4 +3,5 @@
 mod boot;
 mod facts;
 mod faults;
+mod moments;
 mod work;

@@ -6,10 +6,10 @@ use crate::compute::{Compute, as_of, can_mount};
 use crate::instance::{Folder, Instance};
 
 /// A transaction of the primary that is under way until this is dropped.
-struct InFlight(Child);
+pub(super) struct InFlight(Child);
 
 impl InFlight {
-    fn begin(instance: &Instance, statement: &str) -> Self {
+    pub(super) fn begin(instance: &Instance, statement: &str) -> Self {
         let socket = instance.facts["postgres"]["socket_directory"].as_str().expect("it says it");
         let script = format!("BEGIN; {statement}; SELECT pg_sleep(600)");
         let child = Command::new(crate::instance::program("psql"))

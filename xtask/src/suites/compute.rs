@@ -1,0 +1,322 @@
+//! `cargo xtask suites --compute`: PostgreSQL's regression suite three times on the same server program: on a plain
+//! directory, on a compute of a branch, and on a compute through the pooler. All three must say the same.
+//!
+//! The database is made alike in all three; through the pooler its name is `regression@BRANCH`, and sessions keep their
+//! servers, for the tests use what lasts as long as a session. Afterwards the compute is stopped and started where its
+//! branch ends, and every table and index is checked with pg_amcheck: what the suite wrote came back out of the WAL.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::{Options, Places, build, shown, start_detached, suite_library, summary, text};
+use crate::bench::process::{self, Daemon};
+
+/// Settings of all three servers that tests can notice.
+const ALIKE: [(&str, &str); 3] =
+    [("max_prepared_transactions", "20"), ("shared_buffers", "128MB"), ("fsync", "off")];
+
+/// Tests of the short run.
+const SHORT: &str = "test_setup boolean strings date interval create_index vacuum truncate prepared_xacts \
+                     temp sequence tablespace copy largeobject";
+
+/// A way to the database, and where the suite's output goes.
+struct Way<'a> {
+    name: &'a str,
+    host: String,
+    port: u16,
+    database: String,
+}
+
+/// What a run of the suite says.
+struct Outcome {
+    last: String,
+    /// Whether each test passed.
+    tests: BTreeMap<String, bool>,
+    output: PathBuf,
+}
+
+/// A running `howdah up`.
+struct Howdah<'a> {
+    program: PathBuf,
+    daemon: Daemon,
+    facts: Value,
+    places: &'a Places,
+}
+
+pub(super) fn run(options: &Options, places: &Places) -> Result<(), String> {
+    let howdah = options.howdah.clone().map_or_else(build, Ok)?;
+    let libraries = suite_library(places)?;
+    let run = |way: &Way<'_>| {
+        let began = Instant::now();
+        let outcome = regress(options, places, &libraries, way)?;
+        println!("{}: {} ({:.0} s)", way.name, outcome.last, began.elapsed().as_secs_f64());
+        Ok::<_, String>(outcome)
+    };
+    let plain = on_a_directory(places, run)?;
+    let mut howdah = Howdah::start(howdah, places)?;
+    let mounted = howdah.branch("suite").and_then(|()| {
+        let (host, port) = howdah.compute("suite")?;
+        let way = Way { name: "compute", host, port, database: "regression".to_owned() };
+        prepare(places, &way, "postgres")?;
+        let outcome = run(&way)?;
+        howdah.tell(&["compute", "stop", "suite"])?;
+        howdah.check("suite")?;
+        Ok(outcome)
+    })?;
+    let pooled = howdah.branch("pooled").and_then(|()| {
+        let (host, port) = howdah.pooler()?;
+        let database = "regression@pooled".to_owned();
+        let way = Way { name: "pooler", host, port, database };
+        prepare(places, &way, "postgres@pooled")?;
+        run(&way)
+    })?;
+    howdah.daemon.stop("-INT");
+    compare(&[("directory", &plain), ("compute", &mounted), ("pooler", &pooled)])
+}
+
+fn on_a_directory(
+    places: &Places,
+    run: impl FnOnce(&Way<'_>) -> Result<Outcome, String>,
+) -> Result<Outcome, String> {
+    let data = shown(&places.run.join("data"));
+    let program = |name: &str| shown(&places.bin.join(name));
+    let initdb = program("initdb");
+    // As Howdah makes its clusters.
+    let initdb = [&initdb, "-D", &data, "-A", "trust", "-U", "postgres", "--no-sync"];
+    let alike = ["--data-checksums", "--encoding=UTF8", "--locale=C.UTF-8"];
+    process::output(&[&initdb[..], &alike].concat(), places.user)?;
+    let host = shown(&places.run);
+    let mut settings = format!("listen_addresses = ''\nunix_socket_directories = '{host}'\n");
+    for (name, value) in ALIKE {
+        settings.push_str(&format!("{name} = '{value}'\n"));
+    }
+    fs::write(places.run.join("data/postgresql.auto.conf"), settings).map_err(text)?;
+    let (ctl, log) = (program("pg_ctl"), shown(&places.run.join("log")));
+    start_detached(&[&ctl, "-D", &data, "-w", "-l", &log, "start"], &log, places.user)?;
+    let way = Way { name: "directory", host, port: 5432, database: "regression".to_owned() };
+    let outcome = prepare(places, &way, "postgres").and_then(|()| run(&way));
+    process::output(&[&ctl, "-D", &data, "-w", "-m", "fast", "stop"], places.user)?;
+    outcome
+}
+
+/// The database as pg_regress makes it, which knows no other name for it than the one it connects to.
+fn prepare(places: &Places, way: &Way<'_>, maintenance: &str) -> Result<(), String> {
+    let make = "CREATE DATABASE regression TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    sql(places, way, maintenance, make)?;
+    for setting in [
+        "lc_messages TO 'C'",
+        "lc_monetary TO 'C'",
+        "lc_numeric TO 'C'",
+        "lc_time TO 'C'",
+        "bytea_output TO 'hex'",
+        "timezone_abbreviations TO 'Default'",
+    ] {
+        sql(places, way, maintenance, &format!("ALTER DATABASE regression SET {setting}"))?;
+    }
+    Ok(())
+}
+
+fn sql(places: &Places, way: &Way<'_>, database: &str, statement: &str) -> Result<String, String> {
+    let (psql, port) = (shown(&places.bin.join("psql")), way.port.to_string());
+    let server = [psql.as_str(), "-XAtq", "-h", &way.host, "-p", &port, "-U", "postgres"];
+    let what = ["-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement];
+    process::output(&[&server[..], &what].concat(), places.user)
+}
+
+fn regress(
+    options: &Options,
+    places: &Places,
+    libraries: &Path,
+    way: &Way<'_>,
+) -> Result<Outcome, String> {
+    let output = places.run.join(way.name);
+    fs::create_dir_all(&output).map_err(text)?;
+    if let Some((uid, gid)) = places.user {
+        chown(&output, Some(uid), Some(gid)).map_err(text)?;
+    }
+    let input = places.sources.join("regress");
+    let mut command = vec![
+        shown(&places.tests.join("regress/pg_regress")),
+        format!("--bindir={}", places.bin.display()),
+        format!("--inputdir={}", input.display()),
+        format!("--outputdir={}", output.display()),
+        format!("--dlpath={}", libraries.display()),
+        format!("--host={}", way.host),
+        format!("--port={}", way.port),
+        "--user=postgres".to_owned(),
+        "--use-existing".to_owned(),
+        format!("--dbname={}", way.database),
+        "--max-concurrent-tests=20".to_owned(),
+    ];
+    if options.short {
+        command.extend(SHORT.split_whitespace().map(str::to_owned));
+    } else {
+        command.push(format!("--schedule={}", input.join("parallel_schedule").display()));
+    }
+    println!("running regress: {}", way.name);
+    let quoted: Vec<String> = command.iter().map(|word| format!("'{word}'")).collect();
+    let script = format!("{} 2>&1 || true", quoted.join(" "));
+    let printed = process::output(&["sh", "-c", &script], places.user)?;
+    let tests: BTreeMap<String, bool> = printed.lines().filter_map(result).collect();
+    if tests.is_empty() {
+        return Err(printed);
+    }
+    Ok(Outcome { last: summary(&printed), tests, output })
+}
+
+/// A test's name and whether it passed: `test boolean ... ok 29 ms`, `     boolean ... FAILED`, and since 16
+/// `ok 3   + boolean 29 ms` and `not ok 3   + boolean 29 ms`.
+fn result(line: &str) -> Option<(String, bool)> {
+    if let Some((name, rest)) = line.split_once(" ... ") {
+        let name = name.trim().trim_start_matches("test ").trim();
+        let word = rest.split_whitespace().next()?;
+        return ["ok", "FAILED"].contains(&word).then(|| (name.to_owned(), word == "ok"));
+    }
+    let (passed, rest) = match line.strip_prefix("not ok ") {
+        Some(rest) => (false, rest),
+        None => (true, line.strip_prefix("ok ")?),
+    };
+    let name = rest.split_whitespace().nth(2)?;
+    Some((name.to_owned(), passed))
+}
+
+/// Prints every test that does not pass everywhere, and the same of what the tests printed.
+fn compare(all: &[(&str, &Outcome)]) -> Result<(), String> {
+    let (_, first) = all.first().ok_or("nothing ran")?;
+    let word = |passed: Option<&bool>| match passed {
+        Some(true) => "ok",
+        Some(false) => "FAILED",
+        None => "not run",
+    };
+    let (mut different, mut same, mut failed) = (Vec::new(), 0, 0);
+    for (test, passed) in &first.tests {
+        let said: Vec<&str> =
+            all.iter().map(|(_, outcome)| word(outcome.tests.get(test))).collect();
+        let outputs: Vec<Option<String>> =
+            all.iter().map(|(_, outcome)| printed(outcome, test)).collect();
+        let is_same = said.iter().all(|word| *word == said[0])
+            && outputs.iter().all(|output| output.is_some() && *output == outputs[0]);
+        println!("{test:<28} {}{}", said.join("  "), if is_same { "" } else { "  DIFFERENT" });
+        failed += usize::from(!passed);
+        if is_same {
+            same += 1;
+        } else {
+            different.push(test.as_str());
+        }
+    }
+    let (count, ways) = (first.tests.len(), all.len());
+    println!("{same} of {count} tests print the same in all {ways}; {failed} fail on a directory");
+    if all.iter().any(|(_, outcome)| outcome.tests.len() != count) {
+        return Err("not every run has every test".to_owned());
+    }
+    if failed > 0 {
+        return Err(format!("see {}", first.output.join("regression.diffs").display()));
+    }
+    match different.is_empty() {
+        true => Ok(()),
+        false => Err(format!("different: {}", different.join(", "))),
+    }
+}
+
+/// What a test printed; where it ran has no part in it.
+fn printed(outcome: &Outcome, test: &str) -> Option<String> {
+    let file = outcome.output.join("results").join(format!("{test}.out"));
+    let text = String::from_utf8_lossy(&fs::read(file).ok()?).into_owned();
+    Some(text.replace(&shown(&outcome.output), "OUTPUT"))
+}
+
+impl<'a> Howdah<'a> {
+    fn start(program: PathBuf, places: &'a Places) -> Result<Self, String> {
+        let (folder, log) = (places.run.join("howdah"), places.run.join("howdah.log"));
+        let config = places.run.join("howdah.toml");
+        let mut settings =
+            "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
+             [pooler]\nlisten_port = 0\npool_mode = \"session\"\ndefault_pool_size = 60\n\
+             [compute]\nmode = \"fuse\"\nidle_timeout = \"0\"\n"
+                .to_owned();
+        for section in ["compute.postgres", "postgres.settings"] {
+            settings.push_str(&format!("[{section}]\n"));
+            for (name, value) in ALIKE {
+                settings.push_str(&format!("{name} = \"{value}\"\n"));
+            }
+        }
+        fs::write(&config, settings).map_err(text)?;
+        let binaries = format!("HOWDAH_PG_BIN={}", places.bin.display());
+        let command = ["env", &binaries, &shown(&program), "up", "--json", "--dir"];
+        let mut command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+        command.extend([shown(&folder), "--config".to_owned(), shown(&config)]);
+        let mut daemon = Daemon::start("howdah", &command, None, &log)?;
+        let mut facts = Value::Null;
+        process::wait_until(&mut daemon, &log, || {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            let line = said.lines().find(|line| line.starts_with('{') && line.contains("pooler"));
+            facts = line.and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+            !facts.is_null()
+        })?;
+        Ok(Howdah { program, daemon, facts, places })
+    }
+
+    fn tell(&self, words: &[&str]) -> Result<String, String> {
+        let api = self.facts["api"].as_str().ok_or("no API")?;
+        let program = shown(&self.program);
+        process::output(&[&[program.as_str(), "--api", api][..], words].concat(), None)
+    }
+
+    fn branch(&self, name: &str) -> Result<(), String> {
+        self.tell(&["branch", "create", name]).map(drop)
+    }
+
+    /// Starts one; where its server listens.
+    fn compute(&self, name: &str) -> Result<(String, u16), String> {
+        self.tell(&["compute", "start", name])?;
+        let list: Value = serde_json::from_str(&self.tell(&["compute", "list", "--json"])?)
+            .map_err(|error| error.to_string())?;
+        let all = list["computes"].as_array().or(list.as_array()).ok_or("no list of computes")?;
+        let line = all.iter().find(|line| line["name"] == name).ok_or("it does not run")?;
+        if line["mode"] != "fuse" {
+            return Err(format!("no mount: {line}"));
+        }
+        let port = line["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let host = line["socket_dir"].as_str().ok_or("no socket")?;
+        Ok((host.to_owned(), port.ok_or("no port")?))
+    }
+
+    fn pooler(&self) -> Result<(String, u16), String> {
+        let address = self.facts["pooler"].as_str().ok_or("no pooler")?;
+        let (host, port) = address.rsplit_once(':').ok_or("no port")?;
+        Ok((host.to_owned(), port.parse().map_err(|_| "no port")?))
+    }
+
+    /// Every table and index of a branch, on a new compute.
+    fn check(&self, branch: &str) -> Result<(), String> {
+        let began = Instant::now();
+        let (host, port) = self.compute(branch)?;
+        let (amcheck, port) = (shown(&self.places.bin.join("pg_amcheck")), port.to_string());
+        let server = [amcheck.as_str(), "-h", &host, "-p", &port, "-U", "postgres"];
+        let what = ["--install-missing", "--heapallindexed", "--parent-check", "regression"];
+        process::output(&[&server[..], &what].concat(), self.places.user)?;
+        let took = began.elapsed().as_secs_f64();
+        println!("a new compute on the branch: pg_amcheck finds nothing ({took:.0} s)");
+        self.tell(&["compute", "stop", branch]).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_versions_are_read() {
+        let read = |line| result(line).expect("a result");
+        assert_eq!(read("test boolean      ... ok           29 ms"), ("boolean".to_owned(), true));
+        assert_eq!(read("     float4       ... FAILED       40 ms"), ("float4".to_owned(), false));
+        assert_eq!(read("ok 3         + boolean     29 ms"), ("boolean".to_owned(), true));
+        assert_eq!(read("not ok 4     - float4      40 ms"), ("float4".to_owned(), false));
+        assert_eq!(result("parallel group (20 tests):  boolean float4"), None);
+    }
+}
