@@ -1,8 +1,11 @@
 //! `cargo xtask suites --compute`: PostgreSQL's regression suite three times on the same server program: on a plain
 //! directory, on a compute of a branch, and on a compute through the pooler. All three must say the same.
 //!
-//! The database is made alike in all three; through the pooler its name is `regression@BRANCH`, and sessions keep their
-//! servers, for the tests use what lasts as long as a session. Afterwards the compute is stopped and started where its
+//! The database is made alike in all three; through the pooler its name is `regression@BRANCH`, and each session has a
+//! server of its own from its beginning to its end: the tests use what lasts as long as a session, and one looks whether
+//! its session's temporary schema is there yet. `RESET` goes back to what the server began with, which is the pooler's
+//! choice and not the client's, so the suite's formats of dates are those of the database.
+//! Afterwards the compute is stopped and started where its
 //! branch ends, and every table and index is checked with pg_amcheck: what the suite wrote came back out of the WAL.
 
 use std::collections::BTreeMap;
@@ -115,6 +118,9 @@ fn prepare(places: &Places, way: &Way<'_>, maintenance: &str) -> Result<(), Stri
         "lc_time TO 'C'",
         "bytea_output TO 'hex'",
         "timezone_abbreviations TO 'Default'",
+        "datestyle TO 'Postgres, MDY'",
+        "timezone TO 'PST8PDT'",
+        "intervalstyle TO 'postgres_verbose'",
     ] {
         sql(places, way, maintenance, &format!("ALTER DATABASE regression SET {setting}"))?;
     }
@@ -236,7 +242,7 @@ impl<'a> Howdah<'a> {
         let config = places.run.join("howdah.toml");
         let mut settings =
             "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
-             [pooler]\nlisten_port = 0\npool_mode = \"session\"\ndefault_pool_size = 60\n\
+             [pooler]\nlisten_port = 0\npool_mode = \"session\"\nserver_lifetime = \"0\"\ndefault_pool_size = 60\n\
              [compute]\nmode = \"fuse\"\nidle_timeout = \"0\"\n"
                 .to_owned();
         for section in ["compute.postgres", "postgres.settings"] {
