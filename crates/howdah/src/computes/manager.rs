@@ -247,10 +247,10 @@ impl Manager {
         compute: &Rc<Compute>,
     ) -> Result<(Process, Permit), Refusal> {
         let patience = self.launcher.settings.start_timeout;
-        let place = Latch::default();
-        let up = clock::timeout(patience, self.start_process(compute, &place));
+        let (place, permit) = (Latch::default(), RefCell::new(None));
+        let up = clock::timeout(patience, self.start_process(compute, &place, &permit));
         let refusal = match first(up, compute.stop.wait()).await {
-            First::A(Ok(Ok(process))) => return Ok(process),
+            First::A(Ok(Ok(started))) => return Ok(started),
             First::A(Ok(Err(refusal))) => refusal,
             First::A(Err(_elapsed)) => self.too_late(compute),
             First::B(()) => Refusal::not_now(format!("compute \"{}\" was stopped", compute.name)),
@@ -258,6 +258,8 @@ impl Manager {
         if let Some(place) = place.get() {
             orphans::clear(&place, self.launcher.settings.stop_timeout).await;
         }
+        // Until it was gone it took up its room.
+        drop(permit);
         Err(refusal)
     }
 
@@ -278,6 +280,7 @@ impl Manager {
         self: &Rc<Self>,
         compute: &Rc<Compute>,
         place: &Latch<std::path::PathBuf>,
+        permit: &RefCell<Option<Permit>>,
     ) -> Result<(Process, Permit), Refusal> {
         let failed = |error: Error| {
             let name = &compute.name;
@@ -289,7 +292,8 @@ impl Manager {
         if !self.running.has_free() {
             self.look().await;
         }
-        let permit = self.running.acquire().await;
+        let own = self.running.acquire().await;
+        *permit.borrow_mut() = Some(own);
         let _starting = self.starting.acquire().await;
         compute.phase.set(Phase::Starting);
         let status = self.pages.status().await;
@@ -309,6 +313,7 @@ impl Manager {
             self.lease(compute, &process.ready.lsn).await?;
         }
         self.attach(compute, &process.ready).await?;
+        let permit = permit.take().expect("it was acquired above");
         Ok((process, permit))
     }
 

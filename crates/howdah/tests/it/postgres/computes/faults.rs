@@ -21,18 +21,20 @@ fn a_compute_that_is_stopped_is_replaced() {
     branch(&instance, "feature");
     let count = "SELECT count(*) FROM t";
     let mut expected = 0;
-    let mut before = String::new();
     // The process that serves the mount, then the server on it.
     for of in ["pid", "postgres_pid"] {
         psql(&instance, "postgres@feature", "INSERT INTO t VALUES (1)").expect("it is written");
         expected += 1;
-        before = another(&instance, &before);
         let line = super::compute(&instance, "feature").expect("it runs");
+        let before = line["pid"].as_u64().expect("a process");
         send("-STOP", &line[of].as_u64().expect("a process").to_string());
-        let next = another(&instance, &before);
-        assert_ne!(next, before);
-        let found = psql(&instance, "postgres@feature", count);
-        assert_eq!(found, Ok(expected.to_string()), "{}", instance.log());
+        // One that is asked waits, is told that its server is gone, and gets another.
+        until("another answers", || {
+            let found = psql(&instance, "postgres@feature", count).ok()?;
+            assert_eq!(found, expected.to_string(), "{}", instance.log());
+            let line = super::compute(&instance, "feature")?;
+            (line["pid"].as_u64()? != before).then_some(())
+        });
         let server = line["postgres_pid"].as_u64().expect("a process");
         until("the stopped one is gone", || {
             (!crate::compute::is_alive(Some(server))).then_some(())
