@@ -30,7 +30,10 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
             let made = match &branches {
                 Some(branches) => {
                     let made = branches.create(&name, &from, At::parse(&at)).await;
-                    made.map(|timeline| branch(branches, &timeline))
+                    made.map(|(timeline, present)| Branch {
+                        note: present.note(),
+                        ..branch(branches, &timeline)
+                    })
                 }
                 None => Err(not_ready()),
             };
@@ -65,8 +68,10 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
             drop(reply.send(released.map(answer_of).map_err(problem)));
         }
         Question::LsnAt { branch, at, reply } => {
-            let found = branches.ok_or_else(not_ready);
-            let found = found.and_then(|branches| moment(&branches, &branch, &at));
+            let found = match branches {
+                Some(branches) => moment(&branches, &branch, &at).await,
+                None => Err(not_ready()),
+            };
             drop(reply.send(found.map_err(problem)));
         }
         Question::Leases { branch, reply } => {
@@ -126,6 +131,7 @@ fn branch(branches: &Branches, timeline: &Rc<Timeline>) -> Branch {
         writer: branches.writing(&timeline.name).map(writer),
         layers: stats.layers,
         layer_bytes: stats.bytes,
+        note: None,
     }
 }
 
@@ -140,11 +146,16 @@ fn writer(writing: Writing) -> Writer {
     }
 }
 
-fn moment(branches: &Branches, branch: &str, at: &str) -> Result<Moment, BranchError> {
+async fn moment(branches: &Branches, branch: &str, at: &str) -> Result<Moment, BranchError> {
     let timeline = branches.find(branch)?;
-    let lsn = branches.lsn_of(&timeline, At::parse(at))?;
+    let (lsn, present) = branches.lsn_of(&timeline, At::parse(at)).await?;
     let time = timeline.catalog.borrow().time_at(lsn).map(time::format);
-    Ok(Moment { branch: timeline.name.clone(), lsn: lsn.to_string(), time })
+    Ok(Moment {
+        branch: timeline.name.clone(),
+        lsn: lsn.to_string(),
+        time,
+        note: present.note(),
+    })
 }
 
 /// Compares the checksums of all layers of all timelines.

@@ -142,6 +142,9 @@ pub struct Branch {
     /// Who writes it; `None` for `main`.
     #[serde(default)]
     pub writer: Option<Writer>,
+    /// What one has to know about the moment a branch was made at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// The compute that writes a branch, if there is one.
@@ -171,6 +174,9 @@ pub struct Moment {
     pub lsn: String,
     /// Of the newest commit known at or before the LSN.
     pub time: Option<String>,
+    /// What one has to know about it: that the server could not be asked for anything newer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// A moment that is kept readable.

@@ -21,8 +21,10 @@ use crate::settings::Settings;
 use crate::time;
 use crate::timeline::{self, MAIN, Timeline};
 
+mod present;
 mod writer;
 
+pub use present::Present;
 use writer::Writer;
 pub use writer::{Attached, Writing};
 
@@ -111,15 +113,15 @@ impl Branches {
         self.timelines.borrow().values().cloned().collect()
     }
 
-    /// Makes a branch; it is durable when this returns.
+    /// Makes a branch; it is durable when this returns. What is told with it concerns the moment it was made at.
     pub async fn create(
         &self,
         name: &str,
         from: &str,
         at: At,
-    ) -> Result<Rc<Timeline>, BranchError> {
+    ) -> Result<(Rc<Timeline>, Present), BranchError> {
         let from = self.find(from)?;
-        let at = self.lsn_of(&from, at)?;
+        let (at, present) = self.lsn_of(&from, at).await?;
         self.check(name, &from, at)?;
         // Until the branch itself keeps it.
         let _given = from.pin(at).map_err(not_kept)?;
@@ -141,7 +143,7 @@ impl Branches {
         let writer = Rc::new(Writer::new(Record::default()));
         self.writers.borrow_mut().insert(name.to_owned(), writer);
         tracing::info!(branch = name, at = %at, "branch made");
-        Ok(branch)
+        Ok((branch, present))
     }
 
     /// Deletes a branch that no other comes from.
@@ -171,28 +173,20 @@ impl Branches {
         Ok(())
     }
 
-    /// Which LSN of a timeline is meant.
-    pub fn lsn_of(&self, timeline: &Timeline, at: At) -> Result<Lsn, BranchError> {
-        let catalog = timeline.catalog.borrow();
-        let newest = timeline.ingested();
-        match at {
-            At::Latest => Ok(newest),
-            At::Lsn(lsn) => Ok(lsn),
-            At::Time(time) => match catalog.mark_at(time, newest) {
-                Some(mark) => Ok(mark.lsn.max(timeline.oldest())),
-                None => Err(BranchError::Refused(
-                    format!("nothing is known of that time on branch \"{}\"", timeline.name),
-                    "it lies before the first commit that is kept",
-                )),
-            },
-            At::RestorePoint(name) => match catalog.restore_point(&name, newest) {
-                Some(mark) => Ok(mark.lsn),
-                None => Err(BranchError::Refused(
-                    format!("there is no restore point \"{name}\" on branch \"{}\"", timeline.name),
-                    "give an LSN, a time such as 2026-11-19T10:00:00Z, or the name of a restore point",
-                )),
-            },
-        }
+    /// Which LSN of a timeline is meant, and whether everything that could be meant is here.
+    pub async fn lsn_of(
+        &self,
+        timeline: &Timeline,
+        at: At,
+    ) -> Result<(Lsn, Present), BranchError> {
+        let present = self.catch_up_to(timeline, &at).await.map_err(|error| match error {
+            PageError::NotYet { .. } => BranchError::Refused(
+                error.to_string(),
+                "howdah timeline status shows how far it is behind; name an earlier LSN, or wait",
+            ),
+            error => BranchError::Refused(error.to_string(), "name an LSN"),
+        })?;
+        Ok((lsn_here(timeline, at)?, present))
     }
 
     /// What is wrong with making such a branch, if anything is.
@@ -265,9 +259,9 @@ pub enum At {
 }
 
 impl At {
-    /// An LSN, a time (RFC 3339), or else the name of a restore point; nothing for the latest.
+    /// An LSN, a time (RFC 3339), or else the name of a restore point; nothing or `now` for the latest.
     pub fn parse(text: &str) -> At {
-        if text.is_empty() {
+        if text.is_empty() || text == "now" {
             return At::Latest;
         }
         if let Ok(lsn) = text.parse() {
@@ -277,6 +271,30 @@ impl At {
             Some(micros) => At::Time(micros),
             None => At::RestorePoint(text.to_owned()),
         }
+    }
+}
+
+/// Which LSN of what has arrived is meant.
+fn lsn_here(timeline: &Timeline, at: At) -> Result<Lsn, BranchError> {
+    let catalog = timeline.catalog.borrow();
+    let newest = timeline.ingested();
+    match at {
+        At::Latest => Ok(newest),
+        At::Lsn(lsn) => Ok(lsn),
+        At::Time(time) => match catalog.mark_at(time, newest) {
+            Some(mark) => Ok(mark.lsn.max(timeline.oldest())),
+            None => Err(BranchError::Refused(
+                format!("nothing is known of that time on branch \"{}\"", timeline.name),
+                "it lies before the first commit that is kept",
+            )),
+        },
+        At::RestorePoint(name) => match catalog.restore_point(&name, newest) {
+            Some(mark) => Ok(mark.lsn),
+            None => Err(BranchError::Refused(
+                format!("there is no restore point \"{name}\" on branch \"{}\"", timeline.name),
+                "give an LSN, a time such as 2026-11-19T10:00:00Z, or the name of a restore point",
+            )),
+        },
     }
 }
 
@@ -347,6 +365,7 @@ mod tests {
     fn a_moment_is_an_lsn_a_time_or_a_restore_point() {
         for (text, at) in [
             ("", At::Latest),
+            ("now", At::Latest),
             ("0/16B3748", At::Lsn(Lsn(0x16B_3748))),
             ("2000-01-01T00:00:01Z", At::Time(1_000_000)),
             ("before the change", At::RestorePoint("before the change".to_owned())),

@@ -218,6 +218,11 @@ impl Connection {
 
     /// Creates the physical slot, WAL reserved from now on; a slot that is there is taken.
     pub async fn create_slot(&mut self, name: &str) -> Result<(), Error> {
+        // Asking first keeps an error out of the server's log each time that somebody connects.
+        let rows = self.run(&Command::ReadSlot(name.to_owned())).await?;
+        if rows.first().and_then(|row| row.first()).is_some_and(Option::is_some) {
+            return Ok(());
+        }
         let create = Command::CreateSlot(CreateSlot {
             name: name.to_owned(),
             temporary: false,

@@ -130,6 +130,11 @@ pub enum PageError {
         requested: Lsn,
         ingested: Lsn,
     },
+    /// The server that writes the timeline does not tell how far it is, so nobody knows what "now" is.
+    Unknown {
+        server: String,
+        why: String,
+    },
     /// The LSN is before the base backup was consistent.
     TooOld {
         requested: Lsn,
@@ -182,7 +187,9 @@ pub enum PageError {
 impl PageError {
     pub fn sqlstate(&self) -> SqlState {
         match self {
-            PageError::NotYet { .. } | PageError::NotReady => SqlState::CANNOT_CONNECT_NOW,
+            PageError::NotYet { .. } | PageError::Unknown { .. } | PageError::NotReady => {
+                SqlState::CANNOT_CONNECT_NOW
+            }
             PageError::TooOld { .. }
             | PageError::Forgotten { .. }
             | PageError::BeyondEnd { .. } => SqlState::INVALID_PARAMETER_VALUE,
@@ -201,6 +208,7 @@ impl PageError {
         let report = Report::error(self.sqlstate(), self.to_string());
         match self {
             PageError::Unsupported { why, .. } => report.with_detail(why.clone()),
+            PageError::Unknown { .. } => report.with_hint("name an LSN"),
             PageError::NotReady => report.with_hint("the base backup is still being taken"),
             PageError::Forgotten { .. } => report.with_hint(
                 "pageserver.retention_seconds and pageserver.retention_bytes say how much is kept",
@@ -215,6 +223,9 @@ impl fmt::Display for PageError {
         match self {
             PageError::NotYet { requested, ingested } => {
                 write!(f, "LSN {requested} has not arrived yet: WAL is known up to {ingested}")
+            }
+            PageError::Unknown { server, why } => {
+                write!(f, "the server at {server} does not tell how far it is: {why}")
             }
             PageError::TooOld { requested, oldest } => {
                 write!(f, "LSN {requested} is older than the base backup, which begins at {oldest}")

@@ -29,6 +29,10 @@ pub const WAL_ACKNOWLEDGED_FIRST_BYTES: usize = 32 << 10;
 pub const WAL_OVERLAP_BYTES: u64 = 64 << 10;
 /// A compute that is being attached has this long to show its WAL.
 pub const ATTACH_TIME_MAX: Duration = Duration::from_secs(30);
+/// A server whose WAL comes has this long to tell how far it is: as long as a busy one may take to let somebody in.
+pub const PRESENT_TIME_MAX: Duration = Duration::from_secs(10);
+/// One that is away already is not waited for: it is asked because it may be back.
+pub const PRESENT_TIME_MAX_AWAY: Duration = Duration::from_secs(2);
 /// WAL is read back in blocks of this size: the records of one page lie far apart, those of one
 /// moment together.
 pub const WAL_READ_BYTES: usize = 16 << 10;

@@ -13,6 +13,7 @@ use runtime::net::{ListenOptions, Listener, Stream};
 use runtime::tls::ServerTls;
 use runtime::{clock, executor, random};
 
+use crate::branches::Present;
 use crate::error::{Error, PageError};
 use crate::follower::Follower;
 use crate::limits::{CLIENTS_MAX, COMMAND_BYTES_MAX, LOGIN_TIME_MAX};
@@ -89,6 +90,14 @@ impl PageService {
             let message = format!("branch \"{branch}\" does not exist");
             Report::error(SqlState::INVALID_PARAMETER_VALUE, message)
         })
+    }
+
+    /// Waits until everything is here that the server which writes the timeline has flushed by now.
+    async fn catch_up(&self, timeline: &Timeline) -> Result<Present, PageError> {
+        match self.follower.branches() {
+            Some(branches) => Box::pin(branches.catch_up(timeline)).await,
+            None => Err(PageError::NotReady),
+        }
     }
 
     /// A number that no session of the recent past had.

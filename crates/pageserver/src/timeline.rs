@@ -53,6 +53,8 @@ pub struct Timeline {
     pub(crate) wal: Rc<WalReader>,
     pub(crate) pages: RefCell<PageCache>,
     pub(crate) ingested: Watch,
+    /// All of the WAL up to here was looked at: every whole record in it is in the index.
+    pub(crate) taken_in: Watch,
     /// Everything up to here is in the store.
     pub(crate) flushed: Watch,
     /// End of what is being written to the store.
@@ -75,7 +77,7 @@ pub struct Timeline {
     pub(crate) pins_imaged: RefCell<BTreeSet<Lsn>>,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) index_memory_max: usize,
-    wait_lsn_timeout: std::time::Duration,
+    pub(crate) wait_lsn_timeout: std::time::Duration,
     /// How far the object store has its WAL.
     pub(crate) stored: Stored,
 }
@@ -182,6 +184,7 @@ impl Timeline {
             state: RefCell::default(),
             pages: RefCell::new(PageCache::new(settings.page_cache_bytes)),
             ingested: Watch::default(),
+            taken_in: Watch::default(),
             flushed: Watch::default(),
             set_aside: Cell::new(flushed),
             checkpoint_bytes: settings.checkpoint_bytes,

@@ -111,6 +111,9 @@ impl<'t> WalReceiver<'t> {
         report: impl Fn(Position),
     ) -> Result<(), Error> {
         self.start(connection, Some(slot)).await?;
+        if self.buffer.is_empty() {
+            self.timeline.taken_in.raise(self.from.0);
+        }
         report(self.position());
         self.send_status(connection).await?;
         loop {
@@ -341,6 +344,7 @@ impl<'t> WalReceiver<'t> {
             let _sent = self.send_status(connection).await;
         }
         self.ingest.feed(self.timeline, &buffer)?;
+        self.timeline.taken_in.raise(self.timeline.durable().0);
         self.buffer = buffer;
         self.buffer.clear();
         Ok(())

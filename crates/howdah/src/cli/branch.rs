@@ -21,6 +21,7 @@ pub(super) fn run(command: &BranchCommand, api: &Api) -> Result<()> {
             let branch: Branch = from_value(value).or_fail("unexpected answer of the API")?;
             let at = branch.at.unwrap_or_default();
             output::line(format!("branch \"{name}\" of \"{from}\" at {at}"));
+            branch.note.iter().for_each(|note| output::note(format!("howdah: warning: {note}")));
             Ok(())
         }
         BranchCommand::List { json } => list(api, *json),
@@ -82,6 +83,7 @@ pub(super) fn lsn_at(branch: &str, time: &str, json: bool, api: &Api) -> Result<
     }
     let moment: Moment = from_value(value).or_fail("unexpected answer of the API")?;
     output::line(moment.lsn);
+    moment.note.iter().for_each(|note| output::note(format!("howdah: warning: {note}")));
     Ok(())
 }
 
@@ -101,6 +103,7 @@ mod tests {
             layers: 1,
             layer_bytes: 2,
             writer: None,
+            note: None,
         };
         let branches = [
             branch("a", Some("main")),

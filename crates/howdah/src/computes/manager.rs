@@ -190,24 +190,33 @@ impl Manager {
             Refusal::unknown(format!("branch \"{branch}\" does not exist"))
                 .hint(format!("Make it: howdah branch create {branch}"))
         })?;
-        let lsn = if let Some(at) = &target.at {
-            let moment = self.pages.lsn_at(branch.clone(), at.clone()).await.ok_or_else(absent)?;
+        // A copy is one of what the branch has by now, not only of what has arrived.
+        let at = target.at.clone().or_else(|| target.is_ephemeral.then(String::new));
+        let lsn = if let Some(at) = at {
+            let moment = self.pages.lsn_at(branch.clone(), at).await.ok_or_else(absent)?;
             let lsn = moment.map_err(Refusal::of_page_server)?.lsn;
-            if is_later(&lsn, &found.newest_lsn) {
+            let newest = self.newest(&branch).await.ok_or_else(absent)?;
+            if is_later(&lsn, &newest) {
                 return Err(Refusal::unknown(format!("LSN {lsn} has not come yet"))
-                    .detail(format!("Branch \"{branch}\" ends at {}.", found.newest_lsn)));
+                    .detail(format!("Branch \"{branch}\" ends at {newest}.")));
             }
             Some(lsn)
         } else {
-            if found.from.is_none() && !target.is_ephemeral {
+            if found.from.is_none() {
                 return Err(Refusal::unknown(format!(
                     "branch \"{branch}\" is written by the server that Howdah follows"
                 ))
                 .hint(format!("Connect without \"@{branch}\", or to \"{branch}?ephemeral\".")));
             }
-            target.is_ephemeral.then(|| found.newest_lsn.clone())
+            None
         };
         Ok((target.name(lsn.as_deref()), Spec { branch, lsn }))
+    }
+
+    /// Where a branch ends now.
+    async fn newest(&self, branch: &str) -> Option<String> {
+        let all = self.pages.branches().await?;
+        all.into_iter().find(|other| other.name == branch).map(|found| found.newest_lsn)
     }
 
     /// A compute's life.

@@ -164,6 +164,20 @@ impl Branches {
         }
     }
 
+    /// How to log in to the server that writes a timeline, if there is one, and whether WAL comes from it.
+    pub(super) async fn server_of(
+        &self,
+        timeline: &Timeline,
+    ) -> Option<(Result<Login, Error>, bool)> {
+        let writer = self.writers.borrow().get(&timeline.name).cloned()?;
+        let login = match writer.source(timeline)? {
+            Source::Settings => Login::of(&self.settings),
+            Source::Compute(server) => server.login(&self.settings).await,
+        };
+        let writing = writer.writing(timeline, &self.settings);
+        Some((login, writing.phase == Some(Phase::Streaming)))
+    }
+
     fn writer_of(&self, name: &str) -> Result<(Rc<Timeline>, Rc<Writer>), BranchError> {
         let timeline = self.find(name)?;
         let writer = self.writers.borrow().get(name).cloned();

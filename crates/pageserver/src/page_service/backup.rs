@@ -17,6 +17,7 @@ use pg::wire::replication::reply::{Position, Tablespace};
 use runtime::clock::{self, Instant};
 
 use super::session::{End, Session};
+use crate::branches::Present;
 use crate::limits::{BACKUP_MESSAGE_BYTES, BACKUPS_MAX, STREAM_REPLY_BYTES_MAX};
 use crate::moment::Moment;
 use crate::timeline::Timeline;
@@ -130,8 +131,14 @@ impl Session<'_> {
     }
 
     /// The moment to be backed up: that of the connection, or the latest.
-    async fn begin_backup(&self) -> Result<Rc<Moment>, Report> {
+    async fn begin_backup(&mut self) -> Result<Rc<Moment>, Report> {
         let timeline = self.service.timeline(&self.target.branch)?;
+        if self.target.lsn.is_none() {
+            let present = self.service.catch_up(&timeline).await;
+            if let Present::Away(why) = present.map_err(|error| error.report())? {
+                Report::notice(why).write(&mut self.out);
+            }
+        }
         let wanted = self.target.lsn.unwrap_or(Lsn::MAX);
         let lsn = timeline.lsn_for(wanted, Lsn::INVALID).await.map_err(|error| error.report())?;
         self.forget_ended_backups();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pageserver::api::{Phase, Status};
 use pageserver::attachment::{self, Attachment};
-use pageserver::branches::{At, Attached, Writing};
+use pageserver::branches::{At, Attached, Present, Writing};
 use pageserver::client::{Client, ClientError, PageStream};
 use pageserver::connection::Login;
 use pageserver::moment::Moment;
@@ -30,7 +30,7 @@ enum Order {
         name: String,
         from: String,
         at: String,
-        reply: Reply<Result<(), String>>,
+        reply: Reply<Result<Present, String>>,
     },
     DeleteBranch {
         name: String,
@@ -106,7 +106,8 @@ impl Service {
                         Order::CreateBranch { name, from, at, reply } => {
                             let branches = server.follower().branches().expect("a base backup");
                             let made = branches.create(&name, &from, At::parse(&at)).await;
-                            drop(reply.send(made.map(drop).map_err(|error| format!("{error:?}"))));
+                            let made = made.map(|(_timeline, present)| present);
+                            drop(reply.send(made.map_err(|error| format!("{error:?}"))));
                         }
                         Order::DeleteBranch { name, reply } => {
                             let branches = server.follower().branches().expect("a base backup");
@@ -178,7 +179,7 @@ impl Service {
     }
 
     /// Makes a branch at an LSN, a time or a restore point (as a text).
-    pub(crate) fn branch(&self, name: &str, from: &str, at: &str) -> Result<(), String> {
+    pub(crate) fn branch(&self, name: &str, from: &str, at: &str) -> Result<Present, String> {
         let (reply, pending) = mailbox::oneshot();
         let (name, from, at) = (name.to_owned(), from.to_owned(), at.to_owned());
         let asked = self.orders.try_send(Order::CreateBranch { name, from, at, reply });

@@ -34,6 +34,12 @@ impl Session<'_> {
 
     async fn moment_to_boot(&self) -> Result<Rc<Moment>, Report> {
         let timeline = self.service.timeline(&self.target.branch)?;
+        if self.target.lsn.is_none()
+            && let Err(error) = self.service.catch_up(&timeline).await
+        {
+            // A compute that is to take over does not wait for the one before it.
+            tracing::warn!(branch = timeline.name, %error, "a server starts where the WAL here ends");
+        }
         let wanted = self.target.lsn.unwrap_or(Lsn::MAX);
         let found = async {
             let lsn = timeline.lsn_for(wanted, Lsn::INVALID).await?;

@@ -1,11 +1,13 @@
 //! Branches: as the timeline that they come from was, whatever that does afterwards.
 
+use pageserver::branches::Present;
 use pageserver::client::ClientError;
 use pg::lsn::Lsn;
 
 use crate::cluster::{Cluster, Folder};
 use crate::postgres::current_lsn;
 use crate::service::{Service, settings};
+use crate::tools::{Restored, Tools, succeed};
 
 /// A cluster under way, followed: with what happens before and after a moment that is told.
 fn eventful(cluster: &Cluster, service: &Service) -> Lsn {
@@ -93,5 +95,72 @@ fn a_time_is_a_moment_too() {
     let then = service.contents("then", Lsn::MAX).expect("the branch can be read");
     assert!(then == service.contents("main", between).expect("main can be read"));
     assert!(service.branch("x", "main", "1999-01-01T00:00:00Z").is_err());
+    service.stop();
+}
+
+/// The rows of `t` in a server that is restored from a branch, or from the latest that is to be had.
+fn rows_of(cluster: &Cluster, service: &Service, branch: &str, folder: &str) -> u32 {
+    let tools = Tools::of(cluster);
+    let target = cluster.make_folder(folder).join("data");
+    let mut backup = tools.towards("pg_basebackup", service.address);
+    backup.arg("-D").arg(&target).args(["-X", "fetch"]);
+    backup.env("PGOPTIONS", format!("-c howdah.branch={branch}"));
+    succeed(backup);
+    let restored = Restored::start(&tools, &target, "");
+    restored.sql("SELECT count(*) FROM t").parse().expect("a number")
+}
+
+#[test]
+fn a_branch_of_now_has_everything_that_was_committed() {
+    let cluster = Cluster::start("present", &[], &["autovacuum = off"]);
+    cluster.sql("CREATE TABLE t (i int, filler text)");
+    let folder = Folder::new("present-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    for round in 1..=40 {
+        // What is much is still on its way when it is committed.
+        let rows = if round % 2 == 0 { 20_000 } else { 1 };
+        let rows = format!("SELECT i, repeat(md5(i::text), 9) FROM generate_series(1, {rows}) i");
+        cluster.sql(&format!("INSERT INTO t {rows}"));
+        let committed: Lsn =
+            cluster.sql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+        let name = format!("b{round}");
+        let present = service.branch(&name, "main", if round % 3 == 0 { "now" } else { "" });
+        assert_eq!(present.expect("the server is there"), Present::Whole, "round {round}");
+        // Whole pages may be flushed in the middle of a record.
+        let end = service.end_of(&name);
+        assert!(end >= committed || committed.0 % 8192 == 0, "round {round}: {end} {committed}");
+    }
+    let all: u32 = cluster.sql("SELECT count(*) FROM t").parse().expect("a number");
+    assert_eq!(rows_of(&cluster, &service, "b40", "b40"), all);
+    for more in 1..=3 {
+        let rows = "SELECT i, repeat(md5(i::text), 9) FROM generate_series(1, 20000) i";
+        cluster.sql(&format!("INSERT INTO t {rows}"));
+        let backup = format!("now{more}");
+        assert_eq!(rows_of(&cluster, &service, "main", &backup), all + more * 20_000);
+    }
+    service.stop();
+}
+
+#[test]
+fn a_branch_of_now_without_the_server_is_of_the_newest_that_came_and_says_so() {
+    let mut cluster = Cluster::start("absent", &[], &[]);
+    let folder = Folder::new("absent-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    cluster.sql("CREATE TABLE t AS SELECT 1 AS one");
+    let early = current_lsn(&cluster);
+    service.branch("before", "main", &early.to_string()).expect("what has not come is waited for");
+    cluster.stop("fast");
+    let newest = service.end_of("main");
+    assert!(newest > early);
+    match service.branch("alone", "main", "").expect("the newest will do") {
+        Present::Away(why) => assert!(why.contains(&newest.to_string()), "{why}"),
+        Present::Whole => panic!("nobody could be asked"),
+    }
+    assert_eq!(service.end_of("alone"), newest);
+    let present = service.branch("named", "main", &early.to_string());
+    assert_eq!(present.expect("it is here"), Present::Whole, "nobody had to be asked");
+    assert!(service.branch("x", "main", "FFFF/0").is_err(), "that is to come");
     service.stop();
 }
