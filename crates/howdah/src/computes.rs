@@ -11,6 +11,7 @@ mod manager;
 pub mod mounted;
 mod orphans;
 mod permits;
+pub mod primary;
 mod process;
 mod refusal;
 pub mod settings;
@@ -28,12 +29,14 @@ use runtime::executor::{self, JoinHandle};
 use runtime::mailbox::{self, Receiver, Reply, Sender};
 use serde::{Deserialize, Serialize};
 
+pub use primary::Primary;
 pub use process::Ready;
 pub use refusal::Refusal;
 
 use crate::limits::COMPUTE_ORDERS_MAX;
 use crate::pooling;
 use manager::Manager;
+use primary::MAIN;
 use process::Launcher;
 use settings::Settings;
 
@@ -91,9 +94,23 @@ enum Order {
 #[derive(Clone, Default)]
 pub struct Handle {
     orders: Arc<OnceLock<Sender<Order>>>,
+    /// `main` is one of them.
+    keeps_main: bool,
 }
 
 impl Handle {
+    /// `keeps_main`: plain database names lead to a compute, too.
+    #[must_use]
+    pub fn new(keeps_main: bool) -> Self {
+        Self { keeps_main, ..Self::default() }
+    }
+
+    /// Where databases are that name no host of their own.
+    #[must_use]
+    pub fn default_target(&self) -> Option<String> {
+        self.keeps_main.then(|| MAIN.to_owned())
+    }
+
     /// Starts a compute of a branch, an LSN, a time, `BRANCH@LSN` or `BRANCH@TIME`, with or without `?ephemeral`, unless
     /// it runs; answers when it takes connections. `None` if nothing starts computes here (yet).
     pub async fn start(&self, target: String) -> Option<Result<Line, Refusal>> {
@@ -132,6 +149,17 @@ impl Handle {
     }
 }
 
+/// What is different from process to process.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Scratch of computes, and their logs.
+    pub folder: PathBuf,
+    /// Socket of what starts computes as root, if there is one.
+    pub starter: Option<PathBuf>,
+    /// How `main` is served, if by a compute.
+    pub primary: Option<Primary>,
+}
+
 /// What the manager needs to know of the process around it.
 #[derive(Clone)]
 pub struct Options {
@@ -143,6 +171,8 @@ pub struct Options {
     /// Socket of what starts computes as root, if there is one.
     pub starter: Option<PathBuf>,
     pub settings: Settings,
+    /// How `main` is served; `None`: by a server of its own, which is no compute.
+    pub primary: Option<Primary>,
     /// The page server's application_name: who must have received a commit on a branch.
     pub standby: String,
     pub pages: pageserver::api::Handle,
@@ -168,26 +198,51 @@ struct Computes {
 
 struct Running {
     manager: Rc<Manager>,
-    /// Orders, and the look at who is idle.
-    tasks: [JoinHandle<()>; 2],
+    /// Orders, the look at who is idle, and who keeps `main` running.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    async fn end(&mut self) {
+        self.tasks.drain(..).for_each(|task| task.abort());
+        self.manager.stop_all().await;
+    }
 }
 
 impl Computes {
     async fn open(&self) -> crate::error::Result<()> {
-        let Options { program, binaries, directory, starter, settings, standby, pages, pooler } =
+        let Options { pages, pooler, primary, .. } = self.options.clone();
+        let Options { program, binaries, directory, starter, settings, standby, .. } =
             self.options.clone();
-        let launcher = Launcher { program, binaries, directory, starter, standby, settings };
+        let launcher = Launcher {
+            program,
+            binaries,
+            directory,
+            starter,
+            standby,
+            settings,
+            primary: primary.clone(),
+        };
         let manager = Manager::new(launcher, pages, pooler);
         manager.prepare().await?;
         let (orders, inbox) = mailbox::channel(COMPUTE_ORDERS_MAX);
         if self.handle.orders.set(orders).is_err() {
             return Ok(());
         }
-        let tasks = [
+        let tasks = vec![
             executor::spawn(answer(Rc::clone(&manager), inbox)),
             executor::spawn(Rc::clone(&manager).watch()),
         ];
-        *self.running.borrow_mut() = Some(Running { manager, tasks });
+        let mut running = Running { manager: Rc::clone(&manager), tasks };
+        if let Some(primary) = primary {
+            if let Err(error) = manager.raise_main(&primary).await {
+                // A start that fails leaves nothing behind.
+                running.end().await;
+                return Err(error);
+            }
+            running.tasks.push(executor::spawn(manager.keep_main()));
+        }
+        *self.running.borrow_mut() = Some(running);
         Ok(())
     }
 }
@@ -209,9 +264,8 @@ impl Applet for Computes {
     fn stop<'a>(&'a self, _how: Stop) -> LocalFuture<'a, ()> {
         Box::pin(async {
             let running = self.running.take();
-            if let Some(Running { manager, tasks }) = running {
-                tasks.into_iter().for_each(|task| task.abort());
-                manager.stop_all().await;
+            if let Some(mut running) = running {
+                running.end().await;
             }
         })
     }
@@ -229,7 +283,9 @@ async fn carry_out(manager: &Rc<Manager>, order: Order) {
     // Whoever asked may have gone away meanwhile.
     match order {
         Order::Resolve(Resolve { target, is_unreachable: _, notice, reply }) => {
-            let started = manager.start(&target, Some(notice)).await;
+            // Who names no branch knows of no computes.
+            let notice = Some(notice).filter(|_| target != MAIN);
+            let started = manager.start(&target, notice).await;
             let place = started.map(|(compute, ready)| Place {
                 server: ready.address(),
                 parameters: match compute.is_read_only() {

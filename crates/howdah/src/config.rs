@@ -92,10 +92,25 @@ pub struct Postgres {
     pub bin_dir: PathBuf,
     /// Empty: `postgres` in the instance's folder.
     pub data_dir: PathBuf,
+    /// Where `howdah up` has `main`.
+    pub place: Place,
     /// TCP port on loopback, and the number in the name of the unix socket. 0: no TCP.
     pub port: u16,
     /// Settings for `postgresql.conf`; they win over those that Howdah writes.
     pub settings: BTreeMap<String, toml::Value>,
+}
+
+/// Where `main` lives.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// As it is on record; at the first start a mount if this machine lets us, else a directory.
+    #[default]
+    Auto,
+    /// Its server is a compute on a mount over the page server, and replaced when it dies.
+    Mount,
+    /// A plain data directory.
+    Directory,
 }
 
 impl Default for Node {
@@ -123,8 +138,8 @@ pub const API_PORT: u16 = 6480;
 
 impl Default for Postgres {
     fn default() -> Self {
-        let (bin_dir, data_dir, settings) = Default::default();
-        Self { bin_dir, data_dir, port: 5433, settings }
+        let (bin_dir, data_dir, place, settings) = Default::default();
+        Self { bin_dir, data_dir, place, port: 5433, settings }
     }
 }
 

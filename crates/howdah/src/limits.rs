@@ -62,6 +62,16 @@ pub const COMPUTE_LEASE_SECONDS: u32 = 600;
 pub const COMPUTE_LEASE_RENEWAL: Duration = Duration::from_secs(120);
 /// A compute's log is begun anew at a start when it is longer; the one before is kept.
 pub const COMPUTE_LOG_BYTES_MAX: u64 = 16 << 20;
+/// How soon `main` is started again whose start failed: clients wait.
+pub const PRIMARY_RETRY: Duration = Duration::from_millis(500);
+/// How often to look whether the page server has come so far that `main` can be started.
+pub const PRIMARY_POLL: Duration = Duration::from_millis(10);
+/// How long the server of a compute that has ended has to go down by itself before it is made to.
+pub const PRIMARY_OLD_WAIT: Duration = Duration::from_millis(500);
+/// A compute that ran so long has not died of its start.
+pub const COMPUTE_STEADY: Duration = Duration::from_secs(2);
+/// A server that has been shut down has sent its shutdown checkpoint; to have it taken in takes moments.
+pub const HANDOVER_WAIT: Duration = Duration::from_secs(60);
 /// Lines of its log that the error of a failed start shows.
 pub const COMPUTE_LOG_LINES: usize = 5;
 

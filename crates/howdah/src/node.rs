@@ -1,6 +1,6 @@
 //! A nodepool of this process: which applets run in it, and its life from the log to the last stop.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pageserver::applet::Pageserver;
 use pooler::settings::Settings;
@@ -19,6 +19,7 @@ use crate::limits::{OPEN_FILES, STOP_WAIT};
 use crate::pooling::{self, Reread};
 use crate::postgres::binaries::Binaries;
 use crate::postgres::cluster::Cluster;
+use crate::postgres::place::Choice;
 use crate::postgres::{self, Postgres};
 
 /// Handles to what runs here; `None` for what does not.
@@ -29,6 +30,8 @@ pub struct Parts {
     pub pooler: Option<pooling::Handle>,
     pub computes: Option<computes::Handle>,
     pub api: Option<api::Address>,
+    /// Where `main` lives, of `howdah up`.
+    pub place: Option<Choice>,
 }
 
 impl Parts {
@@ -75,7 +78,8 @@ pub fn run(path: &Path, cores: &CoreOptions, environment: &Environment) -> Resul
                 Error::new("compute.directory is not set").hint("a node has no folder of its own")
             );
         }
-        add_computes(&mut apps, &mut parts, &config, folder, None, environment)?;
+        let site = computes::Site { folder: folder.clone(), starter: None, primary: None };
+        add_computes(&mut apps, &mut parts, &config, site, environment)?;
     }
     if runs(AppletName::Pooler) {
         let reread = pooling::from_toml(path.to_owned(), |_settings| {});
@@ -111,9 +115,13 @@ pub fn add_pooler(
     settings: Settings,
     reread: Reread,
 ) -> Result<()> {
-    let resolver = parts.computes.as_ref().map(computes::Handle::resolver);
+    let computes = parts.computes.as_ref();
+    let targets = pooling::Targets {
+        resolver: computes.map(computes::Handle::resolver),
+        default: computes.and_then(computes::Handle::default_target),
+    };
     let handle = parts.pooler.get_or_insert_default();
-    apps.push(pooling::app(settings, reread, resolver, handle)?);
+    apps.push(pooling::app(settings, reread, targets, handle)?);
     Ok(())
 }
 
@@ -122,21 +130,22 @@ pub fn add_computes(
     apps: &mut Vec<App>,
     parts: &mut Parts,
     config: &Config,
-    folder: &Path,
-    starter: Option<PathBuf>,
+    site: computes::Site,
     environment: &Environment,
 ) -> Result<()> {
     let Some(pages) = parts.pages.clone() else {
         return Err(Error::new("there are no computes without a page server")
             .hint("add \"pageserver\" to node.applets"));
     };
-    let handle = parts.computes.insert(computes::Handle::default()).clone();
+    let handle = computes::Handle::new(site.primary.is_some());
+    parts.computes = Some(handle.clone());
     let options = computes::Options {
         program: environment.program.clone(),
         binaries: Binaries::find(&config.postgres.bin_dir, environment)?.folder().to_owned(),
-        directory: folder.to_owned(),
-        starter,
+        directory: site.folder,
+        starter: site.starter,
         settings: config.compute.clone(),
+        primary: site.primary,
         standby: config.pageserver.application_name.clone(),
         pages,
         pooler: parts.pooler.get_or_insert_default().clone(),

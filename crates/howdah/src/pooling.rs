@@ -90,14 +90,17 @@ fn cryptography() -> rustls::crypto::CryptoProvider {
     provider
 }
 
-/// The app, for `handle`; its settings and the files that they name are checked here. `resolver` knows where `shop@feature`
-/// is.
-pub fn app(
-    settings: Settings,
-    reread: Reread,
-    resolver: Option<Arc<Resolver>>,
-    handle: &Handle,
-) -> Result<App> {
+/// What leads the pooler to computes.
+#[derive(Clone, Default)]
+pub struct Targets {
+    /// Knows where `shop@feature` is.
+    pub resolver: Option<Arc<Resolver>>,
+    /// What is meant by `shop`, if it is a compute, too.
+    pub default: Option<String>,
+}
+
+/// The app, for `handle`; its settings and the files that they name are checked here.
+pub fn app(settings: Settings, reread: Reread, targets: Targets, handle: &Handle) -> Result<App> {
     let rules = Rules::load(1, settings, &read).map_err(|errors| refused(&errors))?;
     let load = move |version: u64, replaced: Option<Settings>| {
         let settings = match replaced {
@@ -109,7 +112,8 @@ pub fn app(
     let options = PoolerOptions {
         rules: Arc::new(rules),
         load: Arc::new(load),
-        resolver,
+        resolver: targets.resolver,
+        default_target: targets.default,
         provider: Arc::new(cryptography()),
     };
     let links = Links::new();

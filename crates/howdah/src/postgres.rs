@@ -8,6 +8,7 @@
 pub mod binaries;
 pub mod cluster;
 pub mod files;
+pub mod place;
 pub(crate) mod readiness;
 
 use std::cell::{Cell, RefCell};

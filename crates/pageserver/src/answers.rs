@@ -17,12 +17,12 @@ use crate::timeline::Timeline;
 /// Answers one question. Who asked may have gone away meanwhile.
 pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
     let branches = follower.branches();
+    let whole = || follower.whole_branches().ok_or_else(not_whole);
     match question {
         Question::Status(reply) => drop(reply.send(follower.status())),
         Question::Branches(reply) => {
-            let all = branches.as_ref().map(|branches| branches.all());
-            let all = branches.zip(all).map(|(branches, all)| {
-                all.iter().map(|timeline| branch(&branches, timeline)).collect()
+            let all = follower.whole_branches().map(|branches| {
+                branches.all().iter().map(|timeline| branch(&branches, timeline)).collect()
             });
             drop(reply.send(all));
         }
@@ -47,23 +47,23 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
             drop(reply.send(deleted.map_err(problem)));
         }
         Question::Attach { name, wanted, reply } => {
-            let attached = match branches {
-                Some(branches) => branches.attach(&name, wanted).await,
-                None => Err(not_ready()),
+            let attached = match whole() {
+                Ok(branches) => branches.attach(&name, wanted).await,
+                Err(error) => Err(error),
             };
             drop(reply.send(attached.map(answer_of).map_err(problem)));
         }
         Question::Detach { name, reply } => {
-            let detached = match branches {
-                Some(branches) => branches.detach(&name).await,
-                None => Err(not_ready()),
+            let detached = match whole() {
+                Ok(branches) => branches.detach(&name).await,
+                Err(error) => Err(error),
             };
             drop(reply.send(detached.map(answer_of).map_err(problem)));
         }
         Question::ReleaseMain(reply) => {
-            let released = match branches {
-                Some(branches) => branches.release_main().await,
-                None => Err(not_ready()),
+            let released = match whole() {
+                Ok(branches) => branches.release_main().await,
+                Err(error) => Err(error),
             };
             drop(reply.send(released.map(answer_of).map_err(problem)));
         }
@@ -198,6 +198,11 @@ fn position(text: &str) -> Result<Lsn, BranchError> {
 
 fn not_ready() -> BranchError {
     let message = "there is no base backup yet".to_owned();
+    BranchError::Refused(message, "howdah timeline status shows how far it is")
+}
+
+fn not_whole() -> BranchError {
+    let message = "what was received before is not taken in yet".to_owned();
     BranchError::Refused(message, "howdah timeline status shows how far it is")
 }
 

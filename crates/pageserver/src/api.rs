@@ -267,7 +267,8 @@ impl Handle {
         self.ask(Question::Status).await
     }
 
-    /// All timelines by name; `None` if there is no page server or no base backup yet.
+    /// All timelines by name; `None` if there is no page server or no base backup yet, or WAL of an earlier run is still
+    /// to be taken in.
     pub async fn branches(&self) -> Option<Vec<Branch>> {
         self.ask(Question::Branches).await?
     }

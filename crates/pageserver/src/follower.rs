@@ -30,6 +30,8 @@ pub struct Follower {
     pub settings: Settings,
     directory: PathBuf,
     branches: RefCell<Option<Rc<Branches>>>,
+    /// What earlier runs received is taken in: each branch's end is its end.
+    is_whole: Cell<bool>,
     link: Link,
     /// Set before anything runs; `None`: there is none.
     store: RefCell<Option<Rc<ObjectStore>>>,
@@ -49,6 +51,7 @@ impl Follower {
         Follower {
             directory: settings.directory.clone(),
             branches: RefCell::new(None),
+            is_whole: Cell::new(false),
             link: Link::new(MAIN),
             store: RefCell::default(),
             backup: Cell::new(None),
@@ -77,6 +80,12 @@ impl Follower {
         self.branches.borrow().clone()
     }
 
+    /// The same once all that earlier runs received is taken in. Before that a branch seems to end too early: a compute
+    /// that began there would have what comes behind cut off.
+    pub fn whole_branches(&self) -> Option<Rc<Branches>> {
+        self.branches().filter(|_branches| self.is_whole.get())
+    }
+
     /// Copies to this object store.
     pub(crate) fn set_store(&self, store: Rc<ObjectStore>) {
         *self.store.borrow_mut() = Some(store);
@@ -100,7 +109,8 @@ impl Follower {
             && self.link.stop.get() == 0
         {
             self.link.enter(Phase::Recovering);
-            let _stopped = unless_stopped(&self.link.stop, Box::pin(branches.resume())).await;
+            let resuming = unless_stopped(&self.link.stop, Box::pin(branches.resume()));
+            self.is_whole.set(resuming.await.is_some());
             if let Some(store) = &*self.store.borrow() {
                 store.set_ready();
             }

@@ -31,6 +31,9 @@ pub struct PoolerOptions {
     pub load: Arc<Load>,
     /// Knows where targets are; without one an `@` in a name means nothing.
     pub resolver: Option<Arc<Resolver>>,
+    /// The target behind plain names: where the server of a database is whose entry names no host. `None`: such an
+    /// entry means the unix socket on this machine, as it does for libpq.
+    pub default_target: Option<String>,
     /// The cryptography of TLS.
     pub provider: Arc<CryptoProvider>,
 }

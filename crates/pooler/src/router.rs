@@ -307,7 +307,10 @@ impl Router {
         if let Some(route) = self.routes.borrow().get(&key) {
             return Rc::clone(route);
         }
-        self.new_route(key, rule, None)
+        let rules = self.rules();
+        let target = self.default_target(&rules, database);
+        let elsewhere = target.as_ref().and_then(|target| target.rule(&rules, &rule.server_user));
+        self.new_route(key, elsewhere.unwrap_or(rule), target)
     }
 
     fn new_route(
@@ -672,7 +675,11 @@ impl Router {
         self.per_core.tracked.replace(Tracked::new(&rules.settings));
         for route in self.routes() {
             let user = &*route.key.user;
+            let leads_to_default = self.default_target(&rules, &route.key.database).is_some();
             let (database, rule) = match &route.target {
+                // The entry has got a host, or lost it: new clients get another route.
+                Some(target) if target.is_default && !leads_to_default => (&*target.base, None),
+                None if leads_to_default => (&*route.key.database, None),
                 Some(target) => (target.base.as_str(), target.rule(&rules, user)),
                 None => (&*route.key.database, rules.pool(&route.key.database, user)),
             };

@@ -30,6 +30,8 @@ pub(crate) struct Target {
     /// The database in its server, as clients would name it.
     pub(crate) base: String,
     pub(crate) name: String,
+    /// Clients name the database alone: [`crate::PoolerOptions::default_target`].
+    pub(crate) is_default: bool,
     state: RefCell<State>,
     /// Questions that have been answered.
     round: Cell<u64>,
@@ -62,6 +64,7 @@ impl Target {
         Target {
             base: base.to_owned(),
             name: name.to_owned(),
+            is_default: false,
             state: RefCell::new(State::Unknown),
             round: Cell::new(0),
             refusal: RefCell::default(),
@@ -74,7 +77,7 @@ impl Target {
     /// The rule of its pool: that of the database, but for the address.
     pub(crate) fn rule(&self, rules: &Rules, server_user: &str) -> Option<RouteRule> {
         let mut rule = rules.pool(&self.base, server_user)?;
-        rule.automatic = true;
+        rule.automatic |= !self.is_default;
         rule.servers.clear();
         if let State::Known(place) = &*self.state.borrow() {
             rule.servers.push(place.server.clone());
@@ -296,14 +299,23 @@ impl Router {
         self.target_of(rules, name).map_or(name, |(base, _target)| base)
     }
 
+    /// The target of a plain name, if its database's entry names no host and there is one for such.
+    pub(crate) fn default_target(&self, rules: &Rules, database: &str) -> Option<Target> {
+        let name = self.options.default_target.as_ref()?;
+        let entry = rules.settings.database(database)?;
+        let target = || Target { is_default: true, ..Target::new(database, name) };
+        entry.host.is_empty().then(target)
+    }
+
     fn routes_of_target(&self, name: &str) -> impl Iterator<Item = Rc<Route>> {
         let routes = self.routes().into_iter();
         routes.filter(move |route| route.target.as_ref().is_some_and(|target| target.name == name))
     }
 
-    /// How many routes lead to targets.
+    /// How many routes lead to targets that clients have named.
     pub(crate) fn target_routes(&self) -> usize {
-        self.routes().iter().filter(|route| route.target.is_some()).count()
+        let is_named = |target: &Target| !target.is_default;
+        self.routes().iter().filter(|route| route.target.as_ref().is_some_and(is_named)).count()
     }
 
     /// Targets and their clients on this core.

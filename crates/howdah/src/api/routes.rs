@@ -97,6 +97,9 @@ async fn status(parts: &Parts) -> Response {
         "page_service": pages.as_ref().map(|pages| &pages.listen),
         "page_server_phase": pages.as_ref().map(|pages| pages.phase),
         "postgres": postgres,
+        "place": parts.place.as_ref().map(|choice| {
+            json!({ "main": choice.place(), "reason": choice.why })
+        }),
     }))
 }
 
@@ -133,7 +136,13 @@ fn row(core: usize, pool: &Pool) -> Value {
 }
 
 async fn postgres(path: &str, parts: &Parts) -> Response {
-    let Some(postgres) = &parts.postgres else { return not_here("supervised server") };
+    let Some(postgres) = &parts.postgres else {
+        let response = not_here("supervised server");
+        return match parts.place {
+            Some(_) => response.hint("\"main\" is a compute: howdah compute stop main starts it anew"),
+            None => response,
+        };
+    };
     let done = if path.ends_with("stop") { postgres.stop().await } else { postgres.start().await };
     match (done, postgres.status().await) {
         (Some(()), Some(status)) => Response::ok(json!({ "postgres": status })),

@@ -27,7 +27,12 @@ pub(super) fn run(options: &VerifyOptions, api: &Api) -> Result<()> {
     };
     let compared = block_on(&Options::default(), compare).or_fail("could not start an I/O loop")?;
     bar.finish_and_clear();
-    let report = compared.map_err(failed)?;
+    let report = compared.map_err(|error| match is_on_mount(api) {
+        true => failed(error).hint(
+            "\"main\" lives in the page server; howdah restore makes a directory of it, which can be verified",
+        ),
+        false => failed(error),
+    })?;
     if options.json {
         output::json(&json!(report));
     } else {
@@ -43,6 +48,11 @@ pub(super) fn run(options: &VerifyOptions, api: &Api) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Whether `main` has no directory here that could be meant.
+fn is_on_mount(api: &Api) -> bool {
+    api.get("/v1/status").is_ok_and(|status| status["place"]["main"] == "mount")
 }
 
 fn failed(error: VerifyError) -> Error {

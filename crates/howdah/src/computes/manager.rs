@@ -27,19 +27,22 @@ use super::{Line, Phase, health, orphans};
 use crate::error::{Error, Result as Outcome, While};
 use crate::limits::{
     COMPUTE_CRASH_MEMORY, COMPUTE_CRASH_PAUSE_MAX, COMPUTE_CRASH_PAUSE_MIN, COMPUTE_IDLE_POLL,
-    COMPUTE_LEASE_RENEWAL, COMPUTE_LEASE_SECONDS, COMPUTE_SPARE, COMPUTES_MAX,
+    COMPUTE_LEASE_RENEWAL, COMPUTE_LEASE_SECONDS, COMPUTE_SPARE, COMPUTE_STEADY, COMPUTES_MAX,
+    POSTGRES_READY_WAIT,
 };
 use crate::pooling;
 
 pub(super) struct Manager {
     launcher: Launcher,
-    pages: pageserver::api::Handle,
+    pub(super) pages: pageserver::api::Handle,
     pooler: pooling::Handle,
     computes: RefCell<BTreeMap<String, Rc<Compute>>>,
     running: Rc<Permits>,
     starting: Rc<Permits>,
     /// When a compute of this name died last, and how often in a row.
     crashes: RefCell<BTreeMap<String, (Instant, u32)>>,
+    /// When the compute of `main` died, until there is another.
+    died: Cell<Option<Instant>>,
     numbers: Cell<u64>,
     /// The directory is this process's.
     lock: RefCell<Option<Lock>>,
@@ -61,6 +64,8 @@ pub(super) struct Compute {
     clients: Cell<u64>,
     up: Latch<Result<Ready, Refusal>>,
     stop: Latch<()>,
+    /// Nothing is served or written by it any more; another one may be started.
+    pub(super) left: Latch<()>,
     gone: Latch<()>,
 }
 
@@ -80,6 +85,7 @@ impl Manager {
             running: Permits::new(running),
             starting: Permits::new(starting),
             crashes: RefCell::default(),
+            died: Cell::default(),
             numbers: Cell::new(1),
             lock: RefCell::default(),
             is_stopping: Cell::new(false),
@@ -156,12 +162,13 @@ impl Manager {
         if self.is_stopping.get() {
             return Err(Refusal::not_now("Howdah is shutting down"));
         }
-        if self.computes.borrow().len() >= COMPUTES_MAX {
+        let is_primary = self.launcher.primary_of(&spec).is_some();
+        if self.computes.borrow().len() >= COMPUTES_MAX && !is_primary {
             let message = "too many computes are running or waiting";
             return Err(Refusal::new(SqlState::TOO_MANY_CONNECTIONS, message)
                 .detail(format!("There are {COMPUTES_MAX}.")));
         }
-        let has_room = self.running.has_free() && self.running.waiting() == 0;
+        let has_room = is_primary || self.running.has_free() && self.running.waiting() == 0;
         let compute = Rc::new(Compute {
             name: name.clone(),
             number: self.numbers.replace(self.numbers.get() + 1),
@@ -173,6 +180,7 @@ impl Manager {
             clients: Cell::new(0),
             up: Latch::default(),
             stop: Latch::default(),
+            left: Latch::default(),
             gone: Latch::default(),
         });
         self.computes.borrow_mut().insert(name, Rc::clone(&compute));
@@ -202,7 +210,7 @@ impl Manager {
             }
             Some(lsn)
         } else {
-            if found.from.is_none() {
+            if found.from.is_none() && self.launcher.primary.is_none() {
                 return Err(Refusal::unknown(format!(
                     "branch \"{branch}\" is written by the server that Howdah follows"
                 ))
@@ -233,10 +241,12 @@ impl Manager {
                 compute.phase.set(Phase::Running);
                 compute.used.set(clock::now());
                 compute.up.set(Ok(process.ready.clone()));
+                self.tell_takeover(&compute);
                 self.serve(&compute, &process).await;
                 self.detach(&compute).await;
-                self.end_lease(&compute).await;
                 self.forget(&compute);
+                compute.left.set(());
+                self.end_lease(&compute).await;
                 drop(permit);
                 self.lost(&compute).await;
                 process.clean().await;
@@ -245,6 +255,7 @@ impl Manager {
                 tracing::warn!(compute = compute.name, error = %refusal.error, "no compute");
                 self.end_lease(&compute).await;
                 self.forget(&compute);
+                compute.left.set(());
                 compute.up.set(Err(refusal));
             }
         }
@@ -254,8 +265,12 @@ impl Manager {
     async fn bring_up(
         self: &Rc<Self>,
         compute: &Rc<Compute>,
-    ) -> Result<(Process, Permit), Refusal> {
-        let patience = self.launcher.settings.start_timeout;
+    ) -> Result<(Process, Option<Permit>), Refusal> {
+        let mut patience = self.launcher.settings.start_timeout;
+        if self.is_primary(compute) {
+            // As long as a server has that is started in a directory.
+            patience = patience.max(POSTGRES_READY_WAIT);
+        }
         let (place, permit) = (Latch::default(), RefCell::new(None));
         let up = clock::timeout(patience, self.start_process(compute, &place, &permit));
         let refusal = match first(up, compute.stop.wait()).await {
@@ -290,7 +305,7 @@ impl Manager {
         compute: &Rc<Compute>,
         place: &Latch<std::path::PathBuf>,
         permit: &RefCell<Option<Permit>>,
-    ) -> Result<(Process, Permit), Refusal> {
+    ) -> Result<(Process, Option<Permit>), Refusal> {
         let failed = |error: Error| {
             let name = &compute.name;
             let refusal = Refusal::not_now(format!("could not start a compute for \"{name}\""));
@@ -298,12 +313,21 @@ impl Manager {
             refusal.detail(format!("{}{detail}", error.message))
         };
         clock::sleep(self.pause(&compute.name)).await;
-        if !self.running.has_free() {
-            self.look().await;
-        }
-        let own = self.running.acquire().await;
-        *permit.borrow_mut() = Some(own);
-        let _starting = self.starting.acquire().await;
+        let _starting = match self.launcher.primary_of(&compute.spec) {
+            // It waits for nobody.
+            Some(primary) => {
+                primary.old_server_gone().await;
+                None
+            }
+            None => {
+                if !self.running.has_free() {
+                    self.look().await;
+                }
+                let own = self.running.acquire().await;
+                *permit.borrow_mut() = Some(own);
+                Some(self.starting.acquire().await)
+            }
+        };
         compute.phase.set(Phase::Starting);
         let status = self.pages.status().await;
         let service = status.map(|status| status.listen).unwrap_or_default();
@@ -322,8 +346,22 @@ impl Manager {
             self.lease(compute, &process.ready.lsn).await?;
         }
         self.attach(compute, &process.ready).await?;
-        let permit = permit.take().expect("it was acquired above");
-        Ok((process, permit))
+        Ok((process, permit.take()))
+    }
+
+    /// Whether it serves `main`.
+    fn is_primary(&self, compute: &Compute) -> bool {
+        self.launcher.primary_of(&compute.spec).is_some()
+    }
+
+    /// Says how long `main` was away, if it was.
+    fn tell_takeover(&self, compute: &Compute) {
+        if self.is_primary(compute)
+            && let Some(died) = self.died.take()
+        {
+            // From here on commits are acknowledged.
+            tracing::info!(away = ?died.elapsed(), "main runs again");
+        }
     }
 
     /// Has the page server keep the moment that a compute reads from, for a while.
@@ -401,6 +439,7 @@ impl Manager {
 
     /// Until it dies or is stopped.
     async fn serve(&self, compute: &Compute, process: &Process) {
+        let since = clock::now();
         let ended = async {
             match first(process.end(), health::hangs(&process.ready)).await {
                 First::A(exit) => exit,
@@ -416,7 +455,10 @@ impl Manager {
                 let log = self.launcher.log(&compute.name);
                 tracing::error!(compute = compute.name, exit, log = %log.display(), "a compute died");
                 compute.phase.set(Phase::Stopping);
-                self.remember_crash(&compute.name);
+                if self.is_primary(compute) {
+                    self.died.set(Some(clock::now()));
+                }
+                self.remember_crash(&compute.name, since.elapsed());
             }
             First::B(()) => {
                 compute.phase.set(Phase::Stopping);
@@ -441,11 +483,12 @@ impl Manager {
         }
     }
 
-    fn remember_crash(&self, name: &str) {
+    fn remember_crash(&self, name: &str, ran: Duration) {
         let mut crashes = self.crashes.borrow_mut();
         crashes.retain(|_name, (at, _count)| at.elapsed() < COMPUTE_CRASH_MEMORY);
         let (at, count) = crashes.entry(name.to_owned()).or_insert((clock::now(), 0));
-        (*at, *count) = (clock::now(), *count + 1);
+        let before = if ran < COMPUTE_STEADY { *count } else { 0 };
+        (*at, *count) = (clock::now(), before + 1);
     }
 
     /// How long to wait before it is started: it may die again. Once is no reason.
@@ -486,7 +529,7 @@ impl Manager {
             compute.clients.set(clients.sum());
             if compute.clients.get() > 0 {
                 compute.used.set(clock::now());
-            } else {
+            } else if !self.is_primary(compute) {
                 idle.push(Rc::clone(compute));
             }
         }

@@ -20,13 +20,14 @@ pub fn is_wanted(mode: Mode) -> Result<bool> {
     }
 }
 
+/// Whether this machine lets us mount, or why not.
 #[cfg(target_os = "linux")]
-fn availability() -> std::result::Result<(), String> {
+pub fn availability() -> std::result::Result<(), String> {
     runtime::fuse::is_available()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn availability() -> std::result::Result<(), String> {
+pub fn availability() -> std::result::Result<(), String> {
     Err("mounts need Linux".to_owned())
 }
 

@@ -14,6 +14,7 @@ use runtime::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::helped::Helped;
+use super::primary::{MAIN, Primary};
 use super::settings::{Mode, Settings};
 use super::starter::Request;
 use super::{health, orphans};
@@ -68,6 +69,8 @@ pub(super) struct Launcher {
     /// Who must have received a commit on a branch.
     pub(super) standby: String,
     pub(super) settings: Settings,
+    /// How `main` is served; `None`: not by computes.
+    pub(super) primary: Option<Primary>,
 }
 
 /// A running compute. Dropped, it is told to stop.
@@ -138,7 +141,7 @@ impl Launcher {
             ("PGPASSWORD".to_owned(), login.password.0),
             ("HOWDAH_PG_BIN".to_owned(), self.binaries.display().to_string()),
         ];
-        let arguments = self.arguments(spec, service)?;
+        let arguments = self.arguments(&place, spec, service)?;
         let (body, line) = match &self.starter {
             Some(socket) if self.settings.mode != Mode::Directory => {
                 let number = place.file_name().and_then(|name| name.to_str()?.parse().ok());
@@ -192,7 +195,7 @@ impl Launcher {
     }
 
     /// Of `howdah compute run`, but for the directory.
-    fn arguments(&self, spec: &Spec, service: &str) -> Result<Vec<String>> {
+    fn arguments(&self, place: &Path, spec: &Spec, service: &str) -> Result<Vec<String>> {
         let mut arguments = vec!["--json", "--branch", &spec.branch];
         if let Some(lsn) = &spec.lsn {
             arguments.extend(["--lsn", lsn]);
@@ -203,11 +206,21 @@ impl Launcher {
         let mut arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
         let boot_set = self.directory.join("boot-set").display().to_string();
         arguments.extend(["--boot-set".to_owned(), boot_set]);
-        for (name, value) in &self.settings.postgres {
+        // Where `main` is a compute no data directory has them: they are every compute's, and the others' own win.
+        let general = self.primary.as_ref().map(|primary| &primary.settings);
+        for (name, value) in general.into_iter().flatten().chain(&self.settings.postgres) {
             let value = files::plain(name, value)?;
             arguments.extend(["--set".to_owned(), format!("{name}={value}")]);
         }
+        if let Some(primary) = self.primary_of(spec) {
+            arguments.append(&mut primary.arguments(place)?);
+        }
         Ok(arguments)
+    }
+
+    /// How it is served, if it is `main` to be written.
+    pub(super) fn primary_of(&self, spec: &Spec) -> Option<&Primary> {
+        self.primary.as_ref().filter(|_| spec.lsn.is_none() && spec.branch == MAIN)
     }
 
     /// A new directory, named by the first number that is free: sockets must have short paths, branches may have

@@ -109,8 +109,8 @@ impl Cluster {
         fs::sync_dir(self.data.parent().unwrap_or(Path::new("/"))).or_fail(doing())
     }
 
-    /// Writes Howdah's settings, so that a changed configuration takes effect with this start.
-    pub fn configure(&self) -> Result<()> {
+    /// Whether the path of the server's unix socket is one that the system can have.
+    pub fn check_socket(&self) -> Result<()> {
         let socket = self.socket();
         if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(Error::new(format!(
@@ -123,6 +123,12 @@ impl Cluster {
             ))
             .hint("choose a folder with a shorter path by --dir"));
         }
+        Ok(())
+    }
+
+    /// Writes Howdah's settings, so that a changed configuration takes effect with this start.
+    pub fn configure(&self) -> Result<()> {
+        self.check_socket()?;
         let text = files::conf(self.port, &self.run, &self.settings)?;
         let path = self.data.join(files::CONF_NAME);
         fs::write_atomic(&path, text.as_bytes())

@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::limits::FIRST_BACKUP_WAIT;
 use crate::node::Parts;
 use crate::output;
+use crate::postgres::place::Choice;
 
 /// How often to look.
 const POLL: Duration = Duration::from_millis(50);
@@ -29,6 +30,8 @@ pub(super) struct Facts {
     pub(super) socket: PathBuf,
     /// The server's TCP port; 0 for none.
     pub(super) port: u16,
+    /// Where `main` lives.
+    pub(super) choice: Choice,
     /// One line for a program instead.
     pub(super) json: bool,
     pub(super) parts: Parts,
@@ -113,6 +116,7 @@ impl Facts {
         let tcp =
             if self.port == 0 { String::new() } else { format!(" and 127.0.0.1:{}", self.port) };
         row("PostgreSQL", format!("{} on {}{tcp}", self.version, self.socket.display()));
+        row("main", self.choice.to_string());
         row("page server", pages.map_or_else(|| "not running".to_owned(), page_server));
         row("API", api.as_ref().map_or_else(|| "off".to_owned(), |api| format!("http://{api}")));
         rows.push("Try:".to_owned());
@@ -139,6 +143,8 @@ impl Facts {
                 "version": self.version,
                 "socket_directory": self.socket.display().to_string(),
                 "port": self.port,
+                "place": self.choice.place(),
+                "place_reason": self.choice.why,
             },
         })
     }

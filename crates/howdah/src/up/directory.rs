@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use runtime::fs::blocking as fs;
 use runtime::identity::{User, is_root};
 
+use crate::computes::mounted::availability;
 use crate::computes::starter;
 use crate::config::Config;
 use crate::config::environment::Environment;
@@ -50,8 +51,8 @@ impl Directory {
     }
 
     /// Makes the folder; as root hands it to the account, and becomes it. Leaves a process that stays root behind if that
-    /// can mount: the path of its socket.
-    pub(super) fn settle(&self, program: &Path) -> Result<Option<PathBuf>> {
+    /// can mount: the path of its socket, or why there is none.
+    pub(super) fn settle(&self, program: &Path) -> Result<std::result::Result<PathBuf, String>> {
         let shown = self.path.display();
         let missing: Vec<&Path> =
             self.path.ancestors().take_while(|path| !fs::exists(path)).collect();
@@ -60,7 +61,7 @@ impl Directory {
             .or_fail(format_args!("could not make folder \"{shown}\""));
         made.map_err(|error| error.hint(hint))?;
         if !is_root() {
-            return Ok(None);
+            return Ok(Err("howdah up was not started as root".to_owned()));
         }
         let found = User::named(ACCOUNT).or_fail("could not read the accounts")?;
         let account = found.ok_or_else(|| {
@@ -72,9 +73,9 @@ impl Directory {
             let doing = format!("could not give \"{}\" to user {ACCOUNT}", path.display());
             fs::set_owner(path, account.uid, account.gid).or_fail(doing)?;
         }
-        let starter = match runtime::fuse::is_available() {
-            Ok(()) => Some(starter::launch(program, account.uid, &self.computes())?),
-            Err(_reason) => None,
+        let starter = match availability() {
+            Ok(()) => Ok(starter::launch(program, account.uid, &self.computes())?),
+            Err(why) => Err(why),
         };
         account.assume().or_fail(format_args!("could not become user {ACCOUNT}"))?;
         output::note(format!("running as user {ACCOUNT}: PostgreSQL does not run as root"));

@@ -21,6 +21,8 @@ pub(super) struct Fill {
     socket: PathBuf,
     run: String,
     port: u16,
+    /// Our server is a compute: the pooler asks where it is.
+    has_primary: bool,
 }
 
 impl Fill {
@@ -31,7 +33,13 @@ impl Fill {
             socket: cluster.socket(),
             run: cluster.run.display().to_string(),
             port: files::server_port(cluster.port),
+            has_primary: false,
         }
+    }
+
+    /// For a server that is a compute, if it is.
+    pub(super) fn leading_to_main(self, has_primary: bool) -> Self {
+        Self { has_primary, ..self }
     }
 
     fn says(&self, section: &str, key: &str) -> bool {
@@ -65,6 +73,9 @@ impl Fill {
         }
         if settings.databases.is_empty() {
             settings.databases.insert(FALLBACK_DATABASE.to_owned(), Database::default());
+        }
+        if self.has_primary {
+            return;
         }
         for database in settings.databases.values_mut().filter(|database| database.host.is_empty())
         {

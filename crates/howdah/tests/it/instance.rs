@@ -78,13 +78,23 @@ impl Instance {
         Self::start_at(folder, more, "127.0.0.1:0")
     }
 
-    /// The same with the page service at this address.
+    /// The same with `main` in a plain data directory.
+    pub(crate) fn in_directory(folder: &Folder, more: &str) -> Self {
+        Self::start_as(folder, "directory", more, "127.0.0.1:0")
+    }
+
+    /// The same where `main` is wherever this machine has it, with the page service at this address.
     pub(crate) fn start_at(folder: &Folder, more: &str, page_service: &str) -> Self {
+        let place = std::env::var("HOWDAH_TEST_PLACE").unwrap_or_else(|_unset| "auto".to_owned());
+        Self::start_as(folder, &place, more, page_service)
+    }
+
+    pub(crate) fn start_as(folder: &Folder, place: &str, more: &str, page_service: &str) -> Self {
         let port = free_port();
         let config = folder.path().join("test.toml");
         let text = format!(
             "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"{page_service}\"\n\
-             [postgres]\nport = 0\nsettings.shared_buffers = \"16MB\"\nsettings.fsync = false\n\
+             [postgres]\nplace = \"{place}\"\nport = 0\nsettings.shared_buffers = \"16MB\"\nsettings.fsync = false\n\
              [pooler]\nlisten_port = {port}\n{more}"
         );
         fs::write(&config, text).expect("the folder is ours");

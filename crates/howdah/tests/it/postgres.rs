@@ -4,3 +4,4 @@ mod computes;
 mod life;
 mod mounted;
 mod pages;
+mod primary;

@@ -73,6 +73,7 @@ fn run_in(cluster: Cluster, mut settings: Settings, test: impl AsyncFnOnce(&Sett
             rules: Arc::new(rules),
             load,
             resolver: None,
+            default_target: None,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         });
         let node = Node { index: 0, nodes: 1, cpu: None, control: Control::new() };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pg::sqlstate::SqlState;
 use pg::wire::error::{ErrorFields, Report};
 use pooler::resolver::{Place, Resolve};
-use pooler::settings::{AuthType, Database, Secret, ServerAddress, User};
+use pooler::settings::{AuthType, Database, Host, Secret, ServerAddress, User};
 use runtime::clock;
 use runtime::mailbox::Receiver;
 
@@ -111,7 +111,9 @@ fn a_refusal_is_told_and_not_remembered() {
 #[test]
 fn a_configured_database_of_that_name_comes_first() {
     let mut settings = settings();
-    settings.databases.insert("shop@feature".to_owned(), Database::default());
+    let host = vec![Host::Unix("/nowhere".to_owned())];
+    let elsewhere = Database { host, ..Database::default() };
+    settings.databases.insert("shop@feature".to_owned(), elsewhere);
     run_with_targets(settings, async |world, questions| {
         drop(begin(world, "shop@feature").await);
         nothing_asked(questions).await;
@@ -246,5 +248,25 @@ fn the_console_shows_targets() {
         let begins = format!("row shop@feature|{host}|{port}|shop|");
         assert!(row.is_some_and(|row| row.starts_with(&begins)), "{rows:?}");
         assert!(world.pools().await.iter().any(|pool| pool.database == "shop@feature"));
+    });
+}
+
+#[test]
+fn a_database_without_a_host_is_at_the_default_target() {
+    let mut settings = settings();
+    settings.databases.insert("shop".to_owned(), Database::default());
+    run_with_targets(settings, async |world, questions| {
+        let mut client = begin(world, "shop").await;
+        question(questions, "main").await.reply.send(Ok(world.server.place())).expect("it waits");
+        assert_eq!(client.answers().await, ["ready I"]);
+        check(&mut client, "hello").await;
+        world.pooler.target_lost("main").await;
+        client.query("held").await;
+        question(questions, "main").await.reply.send(Ok(world.server.place())).expect("it waits");
+        assert_eq!(client.answers().await, ["row held", "SELECT 1", "ready I"]);
+        let mut elsewhere = begin(world, "other").await;
+        assert_eq!(elsewhere.answers().await, ["ready I"], "its entry has a host");
+        nothing_asked(questions).await;
+        assert!(world.pools().await.iter().any(|pool| pool.database == "shop"));
     });
 }

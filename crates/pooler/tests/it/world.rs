@@ -93,12 +93,14 @@ fn run_whole(
         let server = FakeServer::start();
         settings.databases.entry("*".to_owned()).or_insert_with(|| server.database());
         let first = settings.clone();
+        let default_target = resolver.is_some().then(|| "main".to_owned());
         let on_reload: Arc<Load> =
             Arc::new(move |version, changed| on_reload(version, first.clone(), changed));
         let pooler = Pooler::alone(PoolerOptions {
             rules: Arc::new(load(1, settings).expect("good rules")),
             load: on_reload,
             resolver,
+            default_target,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         });
         let node = Node { index: 0, nodes: 1, cpu: None, control: Control::new() };

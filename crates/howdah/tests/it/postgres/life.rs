@@ -8,7 +8,7 @@ use crate::instance::{Folder, HOWDAH, Instance};
 #[test]
 fn pgbench_runs_in_every_protocol_and_a_second_up_finds_the_data() {
     let folder = Folder::new();
-    let first = Instance::start(&folder, "");
+    let first = Instance::in_directory(&folder, "");
     first.pgbench(&["-i", "-q", "-s", "1"]);
     for protocol in ["simple", "extended", "prepared"] {
         first.pgbench(&["-n", "-M", protocol, "-c", "8", "-j", "2", "-t", "50"]);
@@ -17,7 +17,9 @@ fn pgbench_runs_in_every_protocol_and_a_second_up_finds_the_data() {
     let (status, log) = first.stop("-INT");
     assert!(status.success(), "{log}");
     assert!(log.contains("database system is shut down"), "a fast shutdown: {log}");
+    // Nothing moves unasked.
     let second = Instance::start(&folder, "");
+    assert_eq!(second.facts["postgres"]["place"], "directory");
     assert_eq!(second.sql("SELECT count(*) FROM pgbench_history"), "1200");
     let (status, log) = second.stop("-TERM");
     assert!(status.success(), "{log}");
@@ -64,7 +66,7 @@ fn a_port_that_is_taken_is_named_with_its_key() {
 #[test]
 fn a_server_that_dies_is_started_again() {
     let folder = Folder::new();
-    let instance = Instance::start(&folder, "");
+    let instance = Instance::in_directory(&folder, "");
     instance.sql("CREATE TABLE survivor AS SELECT 1 AS one");
     let pid = std::fs::read_to_string(folder.path().join("data/postgres/postmaster.pid"))
         .expect("it runs");
@@ -83,7 +85,7 @@ fn a_server_that_dies_is_started_again() {
 #[test]
 fn the_api_stops_everything() {
     let folder = Folder::new();
-    let instance = Instance::start(&folder, "");
+    let instance = Instance::in_directory(&folder, "");
     instance.post("/v1/shutdown?mode=now");
     let (status, log) = instance.ended();
     assert!(status.success(), "{log}");

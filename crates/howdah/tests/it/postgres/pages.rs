@@ -82,7 +82,7 @@ fn a_page_can_be_written_to_a_file() {
 #[test]
 fn a_stopped_cluster_has_no_difference_to_its_pages() {
     let folder = Folder::new();
-    let instance = Instance::start(&folder, "");
+    let instance = Instance::in_directory(&folder, "");
     instance.pgbench(&["-i", "-q", "-s", "1"]);
     for protocol in ["simple", "extended", "prepared"] {
         instance.pgbench(&["-n", "-M", protocol, "-c", "8", "-j", "2", "-t", "100"]);

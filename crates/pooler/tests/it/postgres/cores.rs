@@ -261,6 +261,7 @@ fn check_process(settings: Settings, work: Work, stops_itself: bool) {
         rules: Arc::new(Rules::load(1, settings, &files).expect("good rules")),
         load,
         resolver: None,
+        default_target: None,
         provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
     };
     let address = Address::Unix(cluster.directory().join(".s.PGSQL.6432"));
