@@ -8,7 +8,7 @@
 //!
 //! `cargo xtask bench pages` measures the page server instead.
 
-mod client;
+pub(crate) mod client;
 mod crowd;
 mod load;
 mod machine;
@@ -19,7 +19,7 @@ mod pgbouncer;
 mod plan;
 pub(crate) mod process;
 mod report;
-mod server;
+pub(crate) mod server;
 mod target;
 mod trace;
 

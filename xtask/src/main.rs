@@ -10,6 +10,7 @@ mod kqueue;
 mod lexer;
 mod postgres;
 mod servers;
+mod soak;
 mod suites;
 #[cfg(test)]
 mod tidy;
@@ -25,6 +26,7 @@ tasks:
   bench [OPTIONS]   measure the pooler beside PgBouncer (bench --help)
   ci                formatting, lints, tidy, documentation and tests, each with its time
   postgres MAJOR... PostgreSQL 14 to 18 into target/postgres, for tests
+  soak [OPTIONS]    kills the primary, its mount and Howdah under load; nothing acknowledged may be lost (soak --help)
   suites [OPTIONS]  PostgreSQL's own suites as a source of WAL, all of it checked (suites --help)
   check-kqueue      type-check the kqueue driver for FreeBSD and macOS (Debian only)
 ";
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(arguments.collect()),
         Some("ci") => ci::run(),
         Some("postgres") => postgres::run(&arguments.collect::<Vec<_>>()),
+        Some("soak") => soak::run(&arguments.collect::<Vec<_>>()),
         Some("suites") => suites::run(&arguments.collect::<Vec<_>>()),
         Some("check-kqueue") => kqueue::run(),
         Some("-h" | "--help") => {

@@ -227,11 +227,12 @@ async fn prepare(
 ) -> Result<String> {
     let version = cluster.version().await?;
     directory.make_run_folder(&cluster.run)?;
-    if let Some(primary) = &site.primary {
+    let is_mount = choice.stage.is_some_and(Stage::is_mount);
+    if let Some(primary) = site.primary.as_ref().filter(|_| is_mount) {
         computes::primary::end_orphans(&site.folder, primary).await?;
     }
     ports::check(config)?;
-    if choice.stage.is_some_and(Stage::is_mount) {
+    if is_mount {
         cluster.check_socket()?;
         return Ok(version);
     }

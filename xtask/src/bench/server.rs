@@ -167,7 +167,7 @@ fn own(folder: &Path, user: Option<(u32, u32)>) -> Result<(), String> {
     Ok(())
 }
 
-fn binaries() -> Result<PathBuf, String> {
+pub(crate) fn binaries() -> Result<PathBuf, String> {
     let named = std::env::var_os("HOWDAH_PG_BIN").map(PathBuf::from);
     let folder = named.unwrap_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"));
     if folder.join("postgres").is_file() && folder.join("pgbench").is_file() {
