@@ -17,10 +17,11 @@ use runtime::fuse::Mount;
 
 use crate::error::Error;
 use crate::file::{File, Piece};
-use crate::fuse::{DirectoryPage, Errno, MAJOR, Operation, Reply, Request, SetAttributes};
+use crate::fuse::{DirectoryPage, Errno, MAJOR, Operation, ROOT, Reply, Request, SetAttributes};
 use crate::limits::{OPEN_FILES_MAX, PAGE_BYTES, REQUEST_BYTES_MAX, ROOM_FOR_WAL, ROOM_TAKEN_MAX};
 use crate::open_files::OpenFiles;
 use crate::pages::Pages;
+use crate::skeleton::ALTERED;
 use crate::tree::{Entry, Kind, Tree, new_directory};
 
 /// `FALLOC_FL_KEEP_SIZE`.
@@ -42,6 +43,8 @@ pub struct FileSystem {
     room: Cell<u64>,
     /// Where files made from now on have their bytes.
     overlay: PathBuf,
+    /// Where what ALTER SYSTEM writes is kept, if it is.
+    altered: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -52,9 +55,15 @@ struct Listings {
 
 impl FileSystem {
     /// A file system of what is in `tree`, over the pages of a branch. Local bytes of new files go to the directory
-    /// `overlay`.
+    /// `overlay`; what ALTER SYSTEM writes is kept in the file `altered`.
     #[must_use]
-    pub fn new(mount: Mount, tree: Tree, pages: Rc<Pages>, overlay: PathBuf) -> Rc<FileSystem> {
+    pub fn new(
+        mount: Mount,
+        tree: Tree,
+        pages: Rc<Pages>,
+        overlay: PathBuf,
+        altered: Option<PathBuf>,
+    ) -> Rc<FileSystem> {
         Rc::new(FileSystem {
             mount,
             tree: RefCell::new(tree),
@@ -63,6 +72,7 @@ impl FileSystem {
             pages,
             room: Cell::new(0),
             overlay,
+            altered,
         })
     }
 
@@ -180,7 +190,11 @@ impl FileSystem {
                 reply.error(Errno::Invalid)
             }
             Operation::Rename { name, new_parent, new_name, .. } => {
+                let is_altered = new_parent == ROOT && new_name == ALTERED.as_bytes();
                 let gone = tree.rename((node, name), (new_parent, new_name));
+                drop(tree);
+                let kept = if is_altered && gone.is_ok() { self.keep_altered() } else { Ok(()) };
+                let gone = kept.and(gone);
                 respond(reply, gone, |reply, gone| self.removed(reply, gone))
             }
             Operation::Open { flags } if flags & TRUNCATE != 0 => {
@@ -210,6 +224,17 @@ impl FileSystem {
             }
             _ => reply.error(Errno::NotImplemented),
         }
+    }
+
+    /// ALTER SYSTEM has put its new file in place: it is kept before that is acknowledged.
+    fn keep_altered(&self) -> Result<(), Errno> {
+        let Some(kept) = &self.altered else { return Ok(()) };
+        let local = self.local_file(ALTERED).ok_or(Errno::NoEntry)?;
+        let copied = blocking::read(&local).and_then(|bytes| blocking::write_atomic(kept, &bytes));
+        copied.map_err(|error| {
+            tracing::error!(file = %kept.display(), %error, "what ALTER SYSTEM wrote is not kept");
+            Errno::Io
+        })
     }
 
     fn forget(&self, node: u64, lookups: u64) {

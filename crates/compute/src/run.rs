@@ -53,6 +53,8 @@ pub struct Options {
     pub wanted: Wanted,
     /// A file in which the pages of a start are remembered for the next ones, by whoever has the same.
     pub boot_set: Option<PathBuf>,
+    /// A file in which what ALTER SYSTEM writes is kept for the next one with the same file.
+    pub altered: Option<PathBuf>,
 }
 
 /// A compute that takes connections.
@@ -179,7 +181,10 @@ async fn start(
     owner: (u32, u32),
 ) -> Result<Started, Error> {
     let began = clock::now();
-    let skeleton = skeleton::fetch(&options.login, places).await?;
+    let mut skeleton = skeleton::fetch(&options.login, places).await?;
+    if let Some(file) = &options.altered {
+        skeleton.take_altered(file, places)?;
+    }
     let fetched = began.elapsed();
     let lsn = skeleton.image.facts.lsn;
     let tree = branch::tree(&skeleton, places, owner)?;
@@ -190,7 +195,8 @@ async fn start(
         read_ahead(&pages, file, &skeleton.image.relations);
         remember(Rc::clone(&pages), file.clone());
     }
-    let file_system = FileSystem::new(mount, tree, pages, places.overlay.clone());
+    let file_system =
+        FileSystem::new(mount, tree, pages, places.overlay.clone(), options.altered.clone());
     let served = Rc::clone(&file_system);
     let serving = executor::spawn(async move { served.serve().await });
     server::old_one_gone(places, options.wanted.port).await;

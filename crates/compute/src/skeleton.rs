@@ -18,6 +18,9 @@ use crate::places::Places;
 /// What Postgres cannot do without, and what a packager may keep elsewhere: then it is not in the image.
 const CONFIGURATION: &str = "postgresql.conf";
 
+/// What ALTER SYSTEM writes, in the data directory.
+pub const ALTERED: &str = "postgresql.auto.conf";
+
 /// A boot image whose files are on this machine.
 #[derive(Debug)]
 pub struct Skeleton {
@@ -62,6 +65,29 @@ pub async fn fetch(login: &Login, places: &Places) -> Result<Skeleton, Error> {
     let prepared = entries.iter().filter(|entry| entry.path.starts_with("pg_twophase/"));
     let prepared_transactions = prepared.count();
     Ok(Skeleton { image, control, entries, prepared_transactions })
+}
+
+impl Skeleton {
+    /// What ALTER SYSTEM wrote in an earlier compute, instead of what the branch has.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn take_altered(&mut self, file: &Path, places: &Places) -> Result<(), Error> {
+        if !blocking::exists(file) {
+            return Ok(());
+        }
+        let bytes = blocking::read(file).map_err(|source| Error::file("read", file, source))?;
+        let local = places.skeleton.join(ALTERED);
+        let written = open(&local, true).and_then(|local| {
+            local.set_len(0)?;
+            local.write_all_at(&bytes, 0)
+        });
+        written.map_err(|source| Error::file("write", &local, source))?;
+        self.entries.retain(|entry| entry.path != ALTERED);
+        let file = Some((local, bytes.len() as u64));
+        self.entries.push(Entry { path: ALTERED.to_owned(), file });
+        Ok(())
+    }
 }
 
 struct Writer<'p> {

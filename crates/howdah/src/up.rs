@@ -63,6 +63,7 @@ pub fn run(options: UpOptions, environment: &Environment) -> Result<()> {
         run: cluster.run.clone(),
         port: cluster.port,
         hba: directory.path().join("pg_hba.conf"),
+        altered: directory.path().join("postgresql.auto.conf"),
         old: cluster.data.clone(),
         record: record.clone(),
     });

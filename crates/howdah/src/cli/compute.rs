@@ -98,6 +98,9 @@ pub struct RunOptions {
     /// Remember in this file the pages that a start reads, for the next one with the same file (mounts only)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub boot_set: Option<PathBuf>,
+    /// Keep in this file what ALTER SYSTEM writes, for the next one with the same file (mounts only)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub altered: Option<PathBuf>,
     /// A setting of the server
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
@@ -183,7 +186,7 @@ fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<(
         settings: options.settings.clone(),
     };
     if mounted::is_wanted(options.mode)? {
-        mounted::run(run, options.boot_set.clone())
+        mounted::run(run, options.boot_set.clone(), options.altered.clone())
     } else {
         directory::run(&run)
     }

@@ -31,9 +31,10 @@ pub fn availability() -> std::result::Result<(), String> {
     Err("mounts need Linux".to_owned())
 }
 
-/// Runs until a signal asks it to stop. In the file `boot_set` the pages that a start reads are remembered.
+/// Runs until a signal asks it to stop. In the file `boot_set` the pages that a start reads are remembered, in
+/// `altered` what ALTER SYSTEM writes is kept.
 #[cfg(target_os = "linux")]
-pub fn run(options: Options, boot_set: Option<PathBuf>) -> Result<()> {
+pub fn run(options: Options, boot_set: Option<PathBuf>, altered: Option<PathBuf>) -> Result<()> {
     use compute::error::Error as Failure;
     use compute::run::{Options as Run, run};
     use compute::settings::Wanted;
@@ -46,7 +47,8 @@ pub fn run(options: Options, boot_set: Option<PathBuf>) -> Result<()> {
     let Options { branch, standby, login, directory, port, binaries, settings } = options;
     let wanted = Wanted { port, standby, settings };
     let program = binaries.program("postgres");
-    let run_options = Run { login, directory: directory.clone(), program, wanted, boot_set };
+    let run_options =
+        Run { login, directory: directory.clone(), program, wanted, boot_set, altered };
     let say = |ready: compute::run::Ready| {
         let line = Ready {
             branch,
@@ -71,6 +73,6 @@ pub fn run(options: Options, boot_set: Option<PathBuf>) -> Result<()> {
 
 /// Not here.
 #[cfg(not(target_os = "linux"))]
-pub fn run(_options: Options, _boot_set: Option<PathBuf>) -> Result<()> {
+pub fn run(_options: Options, _boot_set: Option<PathBuf>, _altered: Option<PathBuf>) -> Result<()> {
     Err(Error::new("mounts need Linux").hint("--mode directory restores the branch instead"))
 }

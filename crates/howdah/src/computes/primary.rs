@@ -36,6 +36,8 @@ pub struct Primary {
     pub port: u16,
     /// Who may log in; the user's to change.
     pub hba: PathBuf,
+    /// What ALTER SYSTEM writes.
+    pub altered: PathBuf,
     /// The data directory that `main` lived in before.
     pub old: PathBuf,
     pub record: Record,
@@ -58,20 +60,26 @@ impl Primary {
             settings.push((name.clone(), files::plain(name, value)?));
         }
         let port = ["--port".to_owned(), files::server_port(self.port).to_string()];
+        let altered = ["--altered".to_owned(), self.altered.display().to_string()];
         let settings = settings.iter().map(|(name, value)| format!("{name}={value}"));
         let settings = settings.flat_map(|setting| ["--set".to_owned(), setting]);
-        Ok(port.into_iter().chain(settings).collect())
+        Ok(port.into_iter().chain(altered).chain(settings).collect())
     }
 
-    /// Writes `pg_hba.conf` unless it is there, as it is in the old data directory if that is.
-    pub(super) fn write_hba(&self) -> Result<()> {
-        if blocking::exists(&self.hba) {
-            return Ok(());
+    /// The files that are the user's, as the old data directory has them if it is there. What exists stays.
+    pub(super) fn write_files(&self) -> Result<()> {
+        let written = |path: &Path, bytes: &[u8]| {
+            let written = blocking::write_atomic(path, bytes);
+            written.or_fail(format_args!("could not write \"{}\"", path.display()))
+        };
+        if !blocking::exists(&self.hba) {
+            let old = blocking::read(self.old.join("pg_hba.conf"));
+            written(&self.hba, &old.unwrap_or_else(|_none| files::HBA.as_bytes().to_vec()))?;
         }
-        let text = blocking::read(self.old.join("pg_hba.conf"));
-        let text = text.unwrap_or_else(|_none| files::HBA.as_bytes().to_vec());
-        let written = blocking::write_atomic(&self.hba, &text);
-        written.or_fail(format_args!("could not write \"{}\"", self.hba.display()))
+        match blocking::read(self.old.join("postgresql.auto.conf")) {
+            Ok(old) if !blocking::exists(&self.altered) => written(&self.altered, &old),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the server of the compute before, which is on its way down, and kills it if it takes its time: it has
@@ -138,7 +146,7 @@ impl Manager {
     /// # Errors
     /// When it does not start.
     pub(super) async fn raise_main(self: &Rc<Self>, primary: &Primary) -> Result<()> {
-        primary.write_hba()?;
+        primary.write_files()?;
         self.take_over().await?;
         let started = self.start(MAIN, None).await;
         started.map_err(|refusal| refusal.error)?;

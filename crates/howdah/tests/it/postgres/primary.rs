@@ -120,10 +120,13 @@ fn a_directory_is_moved_when_that_is_asked_for() {
     let second = Instance::start_as(&folder, "mount", "", "127.0.0.1:0");
     assert_eq!(second.facts["postgres"]["place"], "mount");
     assert_eq!(second.sql("SELECT count(*) FROM t"), "1000");
+    assert_eq!(second.sql("SHOW work_mem"), "5MB");
+    second.sql("ALTER SYSTEM SET work_mem = '6MB'");
     assert!(folder.path().join("data/postgres.before-mount/PG_VERSION").exists());
     drop(second);
     let third = Instance::start(&folder, "");
     assert_eq!(third.sql("SELECT count(*) FROM t"), "1000");
+    assert_eq!(third.sql("SHOW work_mem"), "6MB", "ALTER SYSTEM lasts");
     assert_eq!(third.facts["postgres"]["place"], "mount");
 }
 

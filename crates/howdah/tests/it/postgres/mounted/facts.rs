@@ -24,7 +24,7 @@ fn a_server_on_a_mount_knows_what_the_primary_knew() {
         return;
     }
     let folder = Folder::new();
-    let instance = Instance::start(&folder, "");
+    let instance = Instance::in_directory(&folder, "");
     for sql in [
         "ALTER SYSTEM SET track_commit_timestamp = on",
         "ALTER SYSTEM SET max_prepared_transactions = 5",

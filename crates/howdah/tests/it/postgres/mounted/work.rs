@@ -71,7 +71,7 @@ fn whatever_a_server_does_to_files_works_on_a_mount() {
         return;
     }
     let folder = Folder::new();
-    let instance = Instance::start(&folder, "");
+    let instance = Instance::in_directory(&folder, "");
     furnish(&instance, &folder);
     let in_flight =
         InFlight::begin(&instance, "INSERT INTO p SELECT 100 FROM generate_series(1, 500)");
