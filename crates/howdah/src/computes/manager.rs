@@ -32,6 +32,9 @@ use crate::limits::{
 };
 use crate::pooling;
 
+/// Name of the file in the directory of computes that its Howdah holds.
+pub(super) const LOCK: &str = "lock";
+
 pub(super) struct Manager {
     launcher: Launcher,
     pub(super) pages: pageserver::api::Handle,
@@ -98,7 +101,7 @@ impl Manager {
         fs::create_dir_all(directory)
             .or_fail(format_args!("could not make \"{}\"", directory.display()))?;
         let shown = directory.display();
-        let lock = Lock::take(directory.join("lock"));
+        let lock = Lock::take(directory.join(LOCK));
         let lock = lock.or_fail(format_args!("could not lock \"{shown}\""))?;
         // What runs there would be ended as what an earlier run left.
         let Some(lock) = lock else {

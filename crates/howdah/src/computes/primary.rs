@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use pageserver::api::Phase as PagesPhase;
 use runtime::clock;
-use runtime::fs::{self, blocking};
+use runtime::fs;
+use runtime::fs::blocking::{self, Lock};
 use runtime::process::Stranger;
 use runtime::signal::Signal;
 
-use super::manager::Manager;
+use super::manager::{LOCK, Manager};
 use super::refusal::Refusal;
 use crate::error::{Error, Result, While};
 use crate::limits::{COMPUTE_KILL_WAIT, PRIMARY_OLD_WAIT, PRIMARY_POLL, PRIMARY_RETRY};
@@ -197,7 +198,10 @@ impl Manager {
 /// Ends what an earlier run left of `main` in the folder of computes, at once: nothing of it counts, and it has the
 /// port. Before the ports are looked at.
 pub async fn end_orphans(folder: &Path, primary: &Primary) -> Result<()> {
-    if blocking::exists(folder) {
+    if blocking::exists(folder)
+        // What somebody else runs there is none; the start of our own will say so.
+        && let Ok(Some(_lock)) = Lock::take(folder.join(LOCK))
+    {
         super::orphans::clean(folder, Duration::ZERO).await?;
     }
     primary.old_server_gone().await;
