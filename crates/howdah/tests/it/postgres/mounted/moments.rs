@@ -61,7 +61,7 @@ fn at_random_moments_everything_fits_together() {
     let count = std::env::var("HOWDAH_MOMENTS").ok().and_then(|text| text.parse().ok());
     let count: usize = count.unwrap_or(3);
     let folder = Folder::new();
-    let instance = Instance::start(&folder, "");
+    let instance = Instance::in_directory(&folder, "");
     instance.sql("ALTER SYSTEM SET max_prepared_transactions = 20");
     instance.post("/v1/postgres/stop");
     instance.post("/v1/postgres/start");
