@@ -5,6 +5,7 @@
 mod bench;
 mod ci;
 mod debian;
+mod howdah;
 mod kqueue;
 #[cfg(test)]
 mod lexer;
@@ -23,7 +24,8 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask <task>
 
 tasks:
-  bench [OPTIONS]   measure the pooler beside PgBouncer (bench --help)
+  bench [OPTIONS]   measure the pooler beside PgBouncer (bench --help), the page server (bench pages),
+                    computes beside plain directories (bench computes)
   ci                formatting, lints, tidy, documentation and tests, each with its time
   postgres MAJOR... PostgreSQL 14 to 18 into target/postgres, for tests
   soak [OPTIONS]    kills the primary, its mount and Howdah under load; nothing acknowledged may be lost (soak --help)

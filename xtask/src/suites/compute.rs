@@ -1,27 +1,31 @@
 //! `cargo xtask suites --compute`: PostgreSQL's regression suite three times on the same server program: on a plain
 //! directory, on a compute of a branch, and on a compute through the pooler. All three must say the same.
 //!
-//! The database is made alike in all three; through the pooler its name is `regression@BRANCH`, and each session has a
-//! server of its own from its beginning to its end: the tests use what lasts as long as a session, and one looks whether
-//! its session's temporary schema is there yet. `RESET` goes back to what the server began with, which is the pooler's
-//! choice and not the client's, so the suite's formats of dates are those of the database.
-//! Afterwards the compute is stopped and started where its
-//! branch ends, and every table and index is checked with pg_amcheck: what the suite wrote came back out of the WAL.
+//! The database is made alike in all three. Through the pooler it is made as that of `postgres@BRANCH`, and used by its
+//! own name, for psql compares that with the names in its commands. Each session has a server of its own from its
+//! beginning to its end: the tests use what lasts as long as a session, and one looks whether its session's temporary
+//! schema is there yet. `RESET` goes back to what the server began with, which is the pooler's choice and not the client's,
+//! so the suite's formats of dates are those of the database.
+//!
+//! Afterwards the compute is stopped and started where its branch ends, and every table and index is checked with
+//! pg_amcheck: what the suite wrote came back out of the WAL.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-
-use serde_json::Value;
+use std::time::{Duration, Instant};
 
 use super::{Options, Places, build, shown, start_detached, suite_library, summary, text};
-use crate::bench::process::{self, Daemon};
+use crate::bench::process;
+use crate::howdah::Howdah;
 
 /// Settings of all three servers that tests can notice.
 const ALIKE: [(&str, &str); 3] =
     [("max_prepared_transactions", "20"), ("shared_buffers", "128MB"), ("fsync", "off")];
+
+/// Against hangs only.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tests of the short run.
 const SHORT: &str = "test_setup boolean strings date interval create_index vacuum truncate prepared_xacts \
@@ -43,14 +47,6 @@ struct Outcome {
     output: PathBuf,
 }
 
-/// A running `howdah up`.
-struct Howdah<'a> {
-    program: PathBuf,
-    daemon: Daemon,
-    facts: Value,
-    places: &'a Places,
-}
-
 pub(super) fn run(options: &Options, places: &Places) -> Result<(), String> {
     let howdah = options.howdah.clone().map_or_else(build, Ok)?;
     let libraries = suite_library(places)?;
@@ -61,24 +57,25 @@ pub(super) fn run(options: &Options, places: &Places) -> Result<(), String> {
         Ok::<_, String>(outcome)
     };
     let plain = on_a_directory(places, run)?;
-    let mut howdah = Howdah::start(howdah, places)?;
-    let mounted = howdah.branch("suite").and_then(|()| {
+    let mut howdah = Howdah::start(&howdah, &places.bin, &places.run, &configuration(0))?;
+    let mounted = howdah.tell(&["branch", "create", "suite"]).and_then(|_made| {
         let (host, port) = howdah.compute("suite")?;
         let way = Way { name: "compute", host, port, database: "regression".to_owned() };
         prepare(places, &way, "postgres")?;
         let outcome = run(&way)?;
         howdah.tell(&["compute", "stop", "suite"])?;
-        howdah.check("suite")?;
+        check(places, &howdah, "suite")?;
         Ok(outcome)
     })?;
-    let pooled = howdah.branch("pooled").and_then(|()| {
+    let pooled = howdah.tell(&["branch", "create", "pooled"]).and_then(|_made| {
+        let (socket, number) = howdah.compute("pooled")?;
         let (host, port) = howdah.pooler()?;
-        let database = "regression@pooled".to_owned();
-        let way = Way { name: "pooler", host, port, database };
+        let way = Way { name: "pooler", host, port, database: "regression".to_owned() };
         prepare(places, &way, "postgres@pooled")?;
+        name(places, &howdah, &way, (&socket, number))?;
         run(&way)
     })?;
-    howdah.daemon.stop("-INT");
+    howdah.stop();
     compare(&[("directory", &plain), ("compute", &mounted), ("pooler", &pooled)])
 }
 
@@ -119,7 +116,7 @@ fn prepare(places: &Places, way: &Way<'_>, maintenance: &str) -> Result<(), Stri
         "bytea_output TO 'hex'",
         "timezone_abbreviations TO 'Default'",
         "datestyle TO 'Postgres, MDY'",
-        "timezone TO 'PST8PDT'",
+        "timezone TO 'America/Los_Angeles'",
         "intervalstyle TO 'postgres_verbose'",
     ] {
         sql(places, way, maintenance, &format!("ALTER DATABASE regression SET {setting}"))?;
@@ -236,80 +233,54 @@ fn printed(outcome: &Outcome, test: &str) -> Option<String> {
     Some(text.replace(&shown(&outcome.output), "OUTPUT"))
 }
 
-impl<'a> Howdah<'a> {
-    fn start(program: PathBuf, places: &'a Places) -> Result<Self, String> {
-        let (folder, log) = (places.run.join("howdah"), places.run.join("howdah.log"));
-        let config = places.run.join("howdah.toml");
-        let mut settings =
-            "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
-             [pooler]\nlisten_port = 0\npool_mode = \"session\"\nserver_lifetime = \"0\"\ndefault_pool_size = 60\n\
-             [compute]\nmode = \"fuse\"\nidle_timeout = \"0\"\n"
-                .to_owned();
-        for section in ["compute.postgres", "postgres.settings"] {
-            settings.push_str(&format!("[{section}]\n"));
-            for (name, value) in ALIKE {
-                settings.push_str(&format!("{name} = \"{value}\"\n"));
-            }
+/// Every table and index of a branch, on a new compute.
+fn check(places: &Places, howdah: &Howdah, branch: &str) -> Result<(), String> {
+    let began = Instant::now();
+    let (host, port) = howdah.compute(branch)?;
+    let (amcheck, port) = (shown(&places.bin.join("pg_amcheck")), port.to_string());
+    let server = [amcheck.as_str(), "-h", &host, "-p", &port, "-U", "postgres"];
+    let what = ["--install-missing", "--heapallindexed", "--parent-check", "regression"];
+    process::output(&[&server[..], &what].concat(), places.user)?;
+    let took = began.elapsed().as_secs_f64();
+    println!("a new compute on the branch: pg_amcheck finds nothing ({took:.0} s)");
+    howdah.tell(&["compute", "stop", branch]).map(drop)
+}
+
+/// Has the pooler know the database of a compute by a name, too.
+fn name(places: &Places, howdah: &Howdah, way: &Way<'_>, place: (&str, u16)) -> Result<(), String> {
+    let mut config = configuration(way.port);
+    config.push_str(&format!(
+        "[pooler.databases.\"*\"]\n[pooler.databases.{}]\nhost = \"{}\"\nport = {}\n",
+        way.database, place.0, place.1
+    ));
+    howdah.reload(&config)?;
+    let patience = Instant::now() + PATIENCE;
+    while let Err(said) = sql(places, way, &way.database, "SELECT 1") {
+        if Instant::now() > patience {
+            return Err(said);
         }
-        fs::write(&config, settings).map_err(text)?;
-        let binaries = format!("HOWDAH_PG_BIN={}", places.bin.display());
-        let command = ["env", &binaries, &shown(&program), "up", "--json", "--dir"];
-        let mut command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-        command.extend([shown(&folder), "--config".to_owned(), shown(&config)]);
-        let mut daemon = Daemon::start("howdah", &command, None, &log)?;
-        let mut facts = Value::Null;
-        process::wait_until(&mut daemon, &log, || {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            let line = said.lines().find(|line| line.starts_with('{') && line.contains("pooler"));
-            facts = line.and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
-            !facts.is_null()
-        })?;
-        Ok(Howdah { program, daemon, facts, places })
+        std::thread::sleep(Duration::from_millis(100));
     }
+    Ok(())
+}
 
-    fn tell(&self, words: &[&str]) -> Result<String, String> {
-        let api = self.facts["api"].as_str().ok_or("no API")?;
-        let program = shown(&self.program);
-        process::output(&[&[program.as_str(), "--api", api][..], words].concat(), None)
-    }
-
-    fn branch(&self, name: &str) -> Result<(), String> {
-        self.tell(&["branch", "create", name]).map(drop)
-    }
-
-    /// Starts one; where its server listens.
-    fn compute(&self, name: &str) -> Result<(String, u16), String> {
-        self.tell(&["compute", "start", name])?;
-        let list: Value = serde_json::from_str(&self.tell(&["compute", "list", "--json"])?)
-            .map_err(|error| error.to_string())?;
-        let all = list["computes"].as_array().or(list.as_array()).ok_or("no list of computes")?;
-        let line = all.iter().find(|line| line["name"] == name).ok_or("it does not run")?;
-        if line["mode"] != "fuse" {
-            return Err(format!("no mount: {line}"));
+/// That of Howdah, with the pooler at this port; 0: any.
+fn configuration(port: u16) -> String {
+    let mut text = format!(
+        "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
+         [compute]\nmode = \"fuse\"\nidle_timeout = \"0\"\n"
+    );
+    for section in ["compute.postgres", "postgres.settings"] {
+        text.push_str(&format!("[{section}]\n"));
+        for (name, value) in ALIKE {
+            text.push_str(&format!("{name} = \"{value}\"\n"));
         }
-        let port = line["port"].as_u64().and_then(|port| u16::try_from(port).ok());
-        let host = line["socket_dir"].as_str().ok_or("no socket")?;
-        Ok((host.to_owned(), port.ok_or("no port")?))
     }
-
-    fn pooler(&self) -> Result<(String, u16), String> {
-        let address = self.facts["pooler"].as_str().ok_or("no pooler")?;
-        let (host, port) = address.rsplit_once(':').ok_or("no port")?;
-        Ok((host.to_owned(), port.parse().map_err(|_| "no port")?))
-    }
-
-    /// Every table and index of a branch, on a new compute.
-    fn check(&self, branch: &str) -> Result<(), String> {
-        let began = Instant::now();
-        let (host, port) = self.compute(branch)?;
-        let (amcheck, port) = (shown(&self.places.bin.join("pg_amcheck")), port.to_string());
-        let server = [amcheck.as_str(), "-h", &host, "-p", &port, "-U", "postgres"];
-        let what = ["--install-missing", "--heapallindexed", "--parent-check", "regression"];
-        process::output(&[&server[..], &what].concat(), self.places.user)?;
-        let took = began.elapsed().as_secs_f64();
-        println!("a new compute on the branch: pg_amcheck finds nothing ({took:.0} s)");
-        self.tell(&["compute", "stop", branch]).map(drop)
-    }
+    text.push_str(&format!(
+        "[pooler]\nlisten_port = {port}\npool_mode = \"session\"\nserver_lifetime = \"0\"\n\
+         default_pool_size = 60\n"
+    ));
+    text
 }
 
 #[cfg(test)]
