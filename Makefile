@@ -6,12 +6,13 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 MAJORS ?= 17
 
-.PHONY: help up build test bench ci deps majors tidy test-suites fmt check-kqueue fuzz
+.PHONY: help up build test bench ci deps majors tidy test-suites test-computes fmt check-kqueue fuzz
 
 help:
 	@echo "make up            build, then run Howdah on this machine (DIR=folder of the data, ARGS=more options)"
 	@echo "make test          run all tests"
-	@echo "make bench         measure the pooler beside PgBouncer, and the page server (ARGS=--quick to try)"
+	@echo "make test-computes PostgreSQL's regression suite on computes, and twenty random moments"
+	@echo "make bench         measure the pooler beside PgBouncer, the page server, computes (ARGS=--quick to try)"
 	@echo "make ci            formatting, lints, documentation, tests"
 	@echo "make deps          install what is missing (Debian)"
 	@echo "make majors        put other PostgreSQL majors into target/postgres for the tests (MAJORS=\"17\")"
@@ -40,6 +41,7 @@ tidy:
 bench: deps
 	@cargo xtask bench $(ARGS)
 	@cargo xtask bench pages $(filter --quick,$(ARGS))
+	@cargo xtask bench computes $(filter --quick,$(ARGS))
 
 ci: deps
 	@cargo xtask ci
@@ -55,6 +57,11 @@ majors:
 test-suites:
 	@cargo xtask suites --major 15 --write
 	@cargo xtask suites --major 17 --write
+
+# PostgreSQL's regression suite on a directory, on a compute and through the pooler; computes at twenty random moments.
+test-computes:
+	@cargo xtask suites --compute
+	@HOWDAH_MOMENTS=20 cargo test --quiet --package howdah --test it moments
 
 fmt:
 	@cargo fmt --all

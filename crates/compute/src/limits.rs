@@ -13,6 +13,8 @@ pub const REQUESTS_IN_BACKGROUND_MAX: u16 = 64;
 
 /// Pages that one question to the page server asks for: 1 MiB.
 pub const FETCH_BLOCKS_MAX: u32 = 128;
+/// Pages that are asked for ahead of a reader in order: two questions, one under way while the other is read.
+pub const WINDOW_BLOCKS_MAX: u32 = 2 * FETCH_BLOCKS_MAX;
 /// Streams to the page server. A question waits for a stream; more than a few add no speed on one core.
 pub const STREAMS_MAX: usize = 4;
 /// Pages that were read ahead and wait to be asked for.

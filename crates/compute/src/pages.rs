@@ -1,11 +1,15 @@
 //! Pages of the branch, from the page server: batched, read ahead where a relation is read in order.
 //!
+//! 1. What is read in order is asked for before the kernel does, so that the server works while Postgres does.
+//! 2. A page that is on its way is not asked for again: whoever wants it waits.
+//!
 //! A page server that does not answer is asked again for as long as the mount lives: Postgres waits as it would for a
 //! slow disk. A page that it refuses is an error of that page alone.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use pageserver::client::{Client, ClientError, PageStream};
@@ -13,10 +17,12 @@ use pageserver::connection::Login;
 use pg::datadir::relation::RelTag;
 use pg::lsn::Lsn;
 use runtime::clock;
+use runtime::executor;
 
 use crate::boot_set::BootSet;
 use crate::limits::{
     FETCH_BLOCKS_MAX, PAGE_BYTES, PAGES_AHEAD_MAX, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STREAMS_MAX,
+    WINDOW_BLOCKS_MAX,
 };
 
 /// The page server refused: the reason is in the log.
@@ -48,14 +54,27 @@ struct Ahead {
     pages: BTreeMap<(RelTag, u32), Box<[u8]>>,
     /// In the order of arrival: the oldest goes first.
     order: VecDeque<(RelTag, u32)>,
-    /// By fork: the block after the last one read, and how many were fetched then.
+    /// Pages that were asked for and are not here yet.
+    coming: BTreeMap<(RelTag, u32), Rc<Arrival>>,
     runs: BTreeMap<RelTag, Run>,
 }
 
-#[derive(Clone, Copy)]
+/// How a fork is being read.
+#[derive(Clone, Copy, Default)]
 struct Run {
+    /// The block after the last one read.
     next: u32,
+    /// How far ahead of it pages are asked for; 0: it is not read in order.
     window: u32,
+    /// Up to where they have been.
+    asked: u32,
+}
+
+/// The end of a question to the page server, for those who wait for one of its pages.
+#[derive(Default)]
+struct Arrival {
+    is_over: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
 }
 
 impl Pages {
@@ -83,12 +102,19 @@ impl Pages {
 
     /// Reads pages that will be asked for soon. What cannot be read now is read when it is asked for.
     pub async fn read_ahead(&self, tag: RelTag, blocks: &[u32]) {
-        for blocks in blocks.chunks(usize::try_from(FETCH_BLOCKS_MAX).unwrap_or(1)) {
-            let Ok(pages) = self.fetch(tag, blocks).await else { return };
+        let questions = blocks.chunks(usize::try_from(FETCH_BLOCKS_MAX).unwrap_or(1));
+        // All of them are on their way from here on, though some wait for their turn.
+        let questions: Vec<_> =
+            questions.map(|blocks| (blocks, self.ahead.borrow_mut().expect(tag, blocks))).collect();
+        for (blocks, arrival) in questions {
+            let answer = self.fetch(tag, blocks).await;
             let mut ahead = self.ahead.borrow_mut();
-            for (block, page) in blocks.iter().zip(pages.chunks_exact(PAGE_BYTES)) {
-                ahead.keep(tag, *block, page);
+            if let Ok(pages) = answer {
+                for (block, page) in blocks.iter().zip(pages.chunks_exact(PAGE_BYTES)) {
+                    ahead.keep(tag, *block, page);
+                }
             }
+            ahead.arrived(tag, blocks, &arrival);
         }
     }
 
@@ -97,7 +123,7 @@ impl Pages {
     /// # Errors
     /// When the page server refuses one of them.
     pub async fn read(
-        &self,
+        self: &Rc<Pages>,
         tag: RelTag,
         first: u32,
         count: u32,
@@ -106,16 +132,28 @@ impl Pages {
         if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
             (first..first + count).for_each(|block| recorded.add(tag, block));
         }
-        if let Some(pages) = self.ahead.borrow_mut().take(tag, first, count) {
-            return Ok(pages);
+        let next = self.ahead.borrow_mut().go_on(tag, first, count, blocks);
+        let next: Vec<u32> = next.collect();
+        if !next.is_empty() {
+            let pages = Rc::clone(self);
+            executor::spawn_detached(async move { pages.read_ahead(tag, &next).await });
         }
-        let fetched = self.ahead.borrow_mut().window(tag, first, count, blocks);
-        let wanted: Vec<u32> = (first..first + fetched).collect();
-        let mut pages = self.fetch(tag, &wanted).await?;
-        let asked = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(PAGE_BYTES);
-        let rest = pages.split_off(asked.min(pages.len()));
-        self.ahead.borrow_mut().keep(tag, first + count, &rest);
-        Ok(pages)
+        loop {
+            let coming = {
+                let mut ahead = self.ahead.borrow_mut();
+                if let Some(pages) = ahead.take(tag, first, count) {
+                    return Ok(pages);
+                }
+                ahead.coming(tag, first, count)
+            };
+            let Some(coming) = coming else { break };
+            coming.wait().await;
+        }
+        let wanted: Vec<u32> = (first..first + count).collect();
+        let arrival = self.ahead.borrow_mut().expect(tag, &wanted);
+        let answer = self.fetch(tag, &wanted).await;
+        self.ahead.borrow_mut().arrived(tag, &wanted, &arrival);
+        answer
     }
 
     /// Asks until there is an answer.
@@ -204,31 +242,76 @@ impl Ahead {
                 pages.extend_from_slice(&page);
             }
         }
-        if let Some(run) = self.runs.get_mut(&tag) {
-            run.next = first + count;
-        }
         Some(pages)
     }
 
-    /// How many blocks to fetch for a read of `count`: more and more while a fork is read in order.
-    fn window(&mut self, tag: RelTag, first: u32, count: u32, blocks: u32) -> u32 {
-        let run = self.runs.entry(tag).or_insert(Run { next: u32::MAX, window: 0 });
-        let window = if run.next == first { run.window * 2 } else { 0 };
-        run.window = window.clamp(count, FETCH_BLOCKS_MAX.max(count));
-        run.next = first + count;
-        run.window.min(blocks.saturating_sub(first)).max(count)
+    /// Notes a read, and answers which blocks to ask for now, before they are read: more and more while a fork is read
+    /// in order, in questions that are not small.
+    fn go_on(&mut self, tag: RelTag, first: u32, count: u32, blocks: u32) -> std::ops::Range<u32> {
+        let run = self.runs.entry(tag).or_insert(Run { next: u32::MAX, ..Run::default() });
+        let is_in_order = run.next == first;
+        let next = first.saturating_add(count);
+        run.window =
+            if is_in_order { (run.window.max(count) * 2).min(WINDOW_BLOCKS_MAX) } else { 0 };
+        run.asked = if is_in_order { run.asked.max(next) } else { next };
+        run.next = next;
+        let end = next.saturating_add(run.window).min(blocks);
+        let is_worth_it = end.saturating_sub(run.asked) >= run.window / 2 || end == blocks;
+        if run.asked >= end || !is_worth_it {
+            return 0..0;
+        }
+        let asked = run.asked..end;
+        run.asked = end;
+        asked
     }
 
-    fn keep(&mut self, tag: RelTag, first: u32, pages: &[u8]) {
-        for (block, page) in (first..).zip(pages.chunks_exact(PAGE_BYTES)) {
-            if self.pages.insert((tag, block), page.into()).is_none() {
-                self.order.push_back((tag, block));
+    /// Blocks are on their way.
+    fn expect(&mut self, tag: RelTag, blocks: &[u32]) -> Rc<Arrival> {
+        let arrival = Rc::<Arrival>::default();
+        for &block in blocks {
+            self.coming.insert((tag, block), Rc::clone(&arrival));
+        }
+        arrival
+    }
+
+    /// They are here, or will not come.
+    fn arrived(&mut self, tag: RelTag, blocks: &[u32], arrival: &Rc<Arrival>) {
+        for &block in blocks {
+            // It may have been asked for twice; the later question is the one to wait for.
+            if self.coming.get(&(tag, block)).is_some_and(|coming| Rc::ptr_eq(coming, arrival)) {
+                self.coming.remove(&(tag, block));
             }
+        }
+        arrival.is_over.set(true);
+        arrival.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// What to wait for before any of these blocks is asked for.
+    fn coming(&self, tag: RelTag, first: u32, count: u32) -> Option<Rc<Arrival>> {
+        (first..first + count).find_map(|block| self.coming.get(&(tag, block)).cloned())
+    }
+
+    fn keep(&mut self, tag: RelTag, block: u32, page: &[u8]) {
+        if self.pages.insert((tag, block), page.into()).is_none() {
+            self.order.push_back((tag, block));
         }
         while self.order.len() > PAGES_AHEAD_MAX {
             let Some(oldest) = self.order.pop_front() else { return };
             self.pages.remove(&oldest);
         }
+    }
+}
+
+impl Arrival {
+    async fn wait(&self) {
+        poll_fn(|cx| {
+            if self.is_over.get() {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -250,17 +333,47 @@ mod tests {
     #[test]
     fn the_window_grows_while_a_fork_is_read_in_order() {
         let mut ahead = Ahead::default();
-        let windows: Vec<u32> = (0..9).map(|block| ahead.window(tag(), block, 1, 1000)).collect();
-        assert_eq!(windows, [1, 2, 4, 8, 16, 32, 64, 128, 128]);
-        assert_eq!(ahead.window(tag(), 500, 1, 1000), 1, "elsewhere it begins anew");
-        assert_eq!(ahead.window(tag(), 501, 1, 502), 1, "never beyond the end");
+        let asked: Vec<_> = (0..8).map(|block| ahead.go_on(tag(), block, 1, 1000)).collect();
+        assert_eq!(asked, [0..0, 2..4, 4..7, 7..12, 12..21, 21..38, 38..71, 71..136]);
+        assert_eq!(ahead.go_on(tag(), 500, 1, 1000), 0..0, "elsewhere it begins anew");
+        assert_eq!(ahead.go_on(tag(), 501, 16, 520), 517..520, "never beyond the end");
+    }
+
+    #[test]
+    fn a_long_scan_asks_in_questions_that_are_not_small() {
+        let mut ahead = Ahead::default();
+        let reads = (0..1000).map(|number| ahead.go_on(tag(), number * 16, 16, 16_000));
+        let asked: Vec<_> = reads.filter(|asked| !asked.is_empty()).collect();
+        let mut end = asked[0].start;
+        for asked in &asked {
+            assert_eq!(asked.start, end, "each block once");
+            end = asked.end;
+        }
+        assert_eq!(end, 16_000);
+        let small = asked.iter().filter(|asked| asked.len() < 64).count();
+        assert!(small <= 4, "{asked:?}");
+    }
+
+    #[test]
+    fn pages_on_their_way_are_waited_for() {
+        let mut ahead = Ahead::default();
+        let first = ahead.expect(tag(), &[5, 6]);
+        assert!(ahead.coming(tag(), 4, 2).is_some());
+        assert!(ahead.coming(tag(), 7, 2).is_none());
+        let second = ahead.expect(tag(), &[6]);
+        ahead.arrived(tag(), &[5, 6], &first);
+        assert!(first.is_over.get() && ahead.coming(tag(), 5, 1).is_none());
+        assert!(ahead.coming(tag(), 6, 1).is_some(), "the later question is still open");
+        ahead.arrived(tag(), &[6], &second);
+        assert!(ahead.coming.is_empty());
     }
 
     #[test]
     fn pages_read_ahead_are_given_once_and_the_oldest_are_dropped() {
         let mut ahead = Ahead::default();
         let page = |fill: u8| vec![fill; PAGE_BYTES];
-        ahead.keep(tag(), 10, &[page(1), page(2)].concat());
+        ahead.keep(tag(), 10, &page(1));
+        ahead.keep(tag(), 11, &page(2));
         assert_eq!(ahead.take(tag(), 11, 2), None, "one of the two is missing");
         assert_eq!(ahead.take(tag(), 10, 2), Some([page(1), page(2)].concat()));
         assert_eq!(ahead.take(tag(), 10, 1), None, "it was given away");

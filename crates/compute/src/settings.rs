@@ -77,9 +77,6 @@ pub fn settings(
         ("checkpoint_flush_after", "0".to_owned()),
         ("bgwriter_flush_after", "0".to_owned()),
         ("backend_flush_after", "0".to_owned()),
-        // Hints to the kernel make it read blocks twice, for the mount bypasses its cache; we read ahead ourselves.
-        ("effective_io_concurrency", "0".to_owned()),
-        ("maintenance_io_concurrency", "0".to_owned()),
         // Shared memory as mapped files cannot be on the mount.
         ("dynamic_shared_memory_type", "posix".to_owned()),
     ];

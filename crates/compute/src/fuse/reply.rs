@@ -11,12 +11,12 @@ use crate::limits::{REQUESTS_IN_BACKGROUND_MAX, WRITE_BYTES_MAX};
 /// How long the kernel may keep what we told it of a file. Nobody but the kernel changes these files.
 const KEPT: Duration = Duration::from_secs(86_400);
 
-/// `FOPEN_DIRECT_IO`: reads and writes come to us as they are made; Postgres has a cache of its own.
-const OPEN_DIRECT: u32 = 1;
+/// `FOPEN_KEEP_CACHE`: the kernel caches what was read and written, also from one opening to the next, as it does for a
+/// disk. Postgres counts on that: what its own buffers do not hold is a copy away there, and a question to us without it.
+/// Nobody but the kernel changes these files, so its copy is always right. Writes still come to us as they are made.
+const OPEN_KEEP_CACHE: u32 = 1 << 1;
 /// `FOPEN_NOFLUSH`: closing a file is no request.
 const OPEN_NO_FLUSH: u32 = 1 << 5;
-/// `FOPEN_PARALLEL_DIRECT_WRITES`: two backends may write two blocks of one file at once.
-const OPEN_PARALLEL_WRITES: u32 = 1 << 6;
 
 /// Capabilities that we want of the kernel where it has them: `FUSE_ASYNC_READ`, `FUSE_ATOMIC_O_TRUNC`,
 /// `FUSE_BIG_WRITES`, `FUSE_ASYNC_DIO`, `FUSE_PARALLEL_DIROPS`, `FUSE_MAX_PAGES`.
@@ -203,7 +203,7 @@ impl Out<'_> {
     }
 
     fn opened_file(&mut self) -> &mut Self {
-        self.u64(0).u32(OPEN_DIRECT | OPEN_NO_FLUSH | OPEN_PARALLEL_WRITES).u32(0)
+        self.u64(0).u32(OPEN_KEEP_CACHE | OPEN_NO_FLUSH).u32(0)
     }
 
     fn entry(&mut self, attributes: &Attributes) -> &mut Self {
