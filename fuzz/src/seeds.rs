@@ -52,7 +52,7 @@ fn read(version: WalVersion, file: &[u8], has_pages: bool) -> Vec<Seed> {
     let mut seeds = Vec::new();
     while !cursor.is_empty() {
         let (lsn, end) = (cursor.lsn().unwrap(), cursor.lsn().unwrap());
-        let length = cursor.u32().unwrap() as usize;
+        let length = usize::try_from(cursor.u32().unwrap()).unwrap();
         let record = cursor.bytes(length).unwrap().to_vec();
         let blocks =
             RawRecord::new(&record, lsn, end, version).unwrap().decode().unwrap().blocks.len();
@@ -115,7 +115,7 @@ pub fn with_damaged(
     if bytes.len() < 24 {
         return;
     }
-    let length = bytes.len() as u32;
+    let length = u32::try_from(bytes.len()).unwrap();
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     let raw = RawRecord::new(&bytes, seed.lsn, seed.end, seed.version).unwrap();
     for block in raw.block_refs() {

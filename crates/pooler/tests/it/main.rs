@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod console;
+#[cfg(test)]
+mod fuzz;
 mod postgres;
 mod settings;
 mod targets;
