@@ -158,7 +158,7 @@ async fn moment(branches: &Branches, branch: &str, at: &str) -> Result<Moment, B
     })
 }
 
-/// Compares the checksums of all layers of all timelines.
+/// Compares the checksums of all layers and catalogs of all timelines, and of all that is in the object store.
 async fn scrub(follower: Rc<Follower>) {
     let all = follower.branches().map(|branches| branches.all()).unwrap_or_default();
     let bytes_total = all.iter().map(|timeline| timeline.store.stats().bytes).sum();
@@ -175,10 +175,19 @@ async fn scrub(follower: Rc<Follower>) {
         follower.scrub.borrow_mut().damaged.extend(damaged);
         before += timeline.store.stats().bytes;
     }
+    if let Some(store) = follower.store() {
+        let more = |bytes| {
+            let mut scrub = follower.scrub.borrow_mut();
+            scrub.bytes_done += bytes;
+            scrub.bytes_total = scrub.bytes_total.max(scrub.bytes_done);
+        };
+        let found = store.scrub(more).await.unwrap_or_else(|error| vec![error.to_string()]);
+        follower.scrub.borrow_mut().damaged.extend(found);
+    }
     let mut scrub = follower.scrub.borrow_mut();
-    scrub.bytes_done = bytes_total;
+    scrub.bytes_done = scrub.bytes_total;
     scrub.running = false;
-    tracing::info!(bytes = bytes_total, damaged = scrub.damaged.len(), "checksums compared");
+    tracing::info!(bytes = scrub.bytes_total, damaged = scrub.damaged.len(), "checksums compared");
 }
 
 fn told(timeline: &Timeline, lease: &leases::Lease) -> Lease {

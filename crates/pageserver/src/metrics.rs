@@ -9,6 +9,7 @@ use pg::lsn::Lsn;
 use runtime::metrics::{Histogram, LocalCounter, LocalGauge, Registry};
 
 use crate::api::{Phase, Status};
+use crate::remote::StoreStatus;
 
 /// Where the buckets of reads' times end, in seconds: from a page in memory to a slow disk.
 const PAGE_SECONDS: [f64; 14] = [
@@ -48,7 +49,10 @@ impl Export {
 
     /// Brings the metrics up to what the status says.
     pub fn publish(&mut self, status: &Status) {
-        for (name, help, value) in gauges(status) {
+        let store = status.store.as_ref();
+        for (name, help, value) in
+            gauges(status).into_iter().chain(store.into_iter().flat_map(store_gauges))
+        {
             let make = || self.registry.gauge(name, help, &[]).local();
             set(self.gauges.entry(name).or_insert_with(make), value);
         }
@@ -60,7 +64,8 @@ impl Export {
             let make = || self.registry.gauge(name, help, &[("kind", kind)]).local();
             set(self.layers.entry(kind).or_insert_with(make), count);
         }
-        for (name, help, value) in counters(status) {
+        let counters = counters(status).into_iter();
+        for (name, help, value) in counters.chain(store.into_iter().flat_map(store_counters)) {
             let make = || (self.registry.counter(name, help, &[]).local(), 0);
             let (counter, published) = self.counters.entry(name).or_insert_with(make);
             counter.add(value.saturating_sub(*published));
@@ -121,6 +126,53 @@ fn gauges(status: &Status) -> impl IntoIterator<Item = Figure> {
     ]
 }
 
+/// The same of the object store.
+fn store_gauges(store: &StoreStatus) -> impl IntoIterator<Item = Figure> + use<> {
+    let uploaded = store.uploaded_lsn.as_ref().and_then(|text| text.parse().ok());
+    let uploaded = uploaded.map_or(0, |lsn: Lsn| lsn.0);
+    let is_down = u64::from(store.error.is_some());
+    [
+        ("pageserver_store_problem", "Whether nothing can be copied to the object store.", is_down),
+        (
+            "pageserver_store_uploaded_lsn_bytes",
+            "The object store has the WAL up to this LSN.",
+            uploaded,
+        ),
+        (
+            "pageserver_store_waiting_bytes",
+            "WAL and layers of all branches that the object store does not have yet.",
+            store.waiting_bytes,
+        ),
+        (
+            "pageserver_store_waiting_milliseconds",
+            "For how long the oldest of them has waited.",
+            store.waiting_ms,
+        ),
+        ("pageserver_store_layer_bytes", "Layers in the object store.", store.remote_layer_bytes),
+    ]
+}
+
+fn store_counters(store: &StoreStatus) -> impl IntoIterator<Item = Figure> + use<> {
+    [
+        (
+            "pageserver_store_sent_bytes",
+            "Copied to the object store: layers, WAL, catalogs.",
+            store.sent_bytes,
+        ),
+        ("pageserver_store_failures", "Failed attempts to copy something there.", store.failures),
+        (
+            "pageserver_store_fetched_bytes",
+            "Layers fetched from the object store.",
+            store.fetched_bytes,
+        ),
+        (
+            "pageserver_store_evicted_bytes",
+            "Layers removed here because the object store has them.",
+            store.evicted_bytes,
+        ),
+    ]
+}
+
 /// What only grows.
 fn counters(status: &Status) -> impl IntoIterator<Item = Figure> {
     [
@@ -176,6 +228,12 @@ mod tests {
             image_layers: 1,
             level0_layers: 2,
             records: 7,
+            store: Some(StoreStatus {
+                sent_bytes: 11,
+                failures: 1,
+                uploaded_lsn: Some("0/20".to_owned()),
+                ..StoreStatus::default()
+            }),
             ..Status::default()
         };
         export.publish(&status);
@@ -189,6 +247,9 @@ mod tests {
             "howdah_pageserver_layers{kind=\"delta\"} 2",
             "howdah_pageserver_records_total 9",
             "howdah_pageserver_get_page_seconds_count 1",
+            "howdah_pageserver_store_uploaded_lsn_bytes 32",
+            "howdah_pageserver_store_sent_bytes_total 11",
+            "howdah_pageserver_store_failures_total 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -31,6 +31,7 @@ use crate::timeline::Timeline;
 pub mod inventory;
 mod owner;
 pub mod recover;
+mod scrub;
 mod uploader;
 mod wal;
 
@@ -54,7 +55,8 @@ struct State {
     problem: Option<String>,
     /// WAL of each timeline, by the folder of its objects.
     wal: BTreeMap<String, wal::Stream>,
-    layer_bytes_sent: u64,
+    sent_bytes: u64,
+    failures: u64,
     published_at: Option<Instant>,
     /// Since when layers or an inventory wait.
     waiting_since: Option<Instant>,
@@ -76,6 +78,11 @@ pub struct StoreStatus {
     pub local_layer_bytes: u64,
     /// Bytes fetched since the start.
     pub fetched_bytes: u64,
+    /// Bytes of layers, WAL and catalogs copied there since the start, and removed here because they are there.
+    pub sent_bytes: u64,
+    pub evicted_bytes: u64,
+    /// Failed attempts to copy something there, each after all its repetitions.
+    pub failures: u64,
     /// Why nothing is copied at the moment.
     pub error: Option<String>,
 }
@@ -197,6 +204,8 @@ impl ObjectStore {
             address: self.address.clone(),
             generation: state.generation,
             error: state.problem.clone(),
+            sent_bytes: state.sent_bytes,
+            failures: state.failures,
             ..StoreStatus::default()
         };
         for timeline in timelines {
@@ -204,6 +213,7 @@ impl ObjectStore {
             status.remote_layer_bytes += stats.remote_bytes;
             status.local_layer_bytes += stats.local_bytes;
             status.fetched_bytes += stats.fetched_bytes;
+            status.evicted_bytes += stats.evicted_bytes;
             status.waiting_bytes += stats.bytes - stats.remote_bytes;
             if timeline.ancestor.is_none() {
                 status.uploaded_lsn = timeline.stored.wal.get().map(|lsn| lsn.to_string());

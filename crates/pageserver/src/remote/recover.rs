@@ -21,6 +21,7 @@ use super::wal;
 use super::{failed, write_folder};
 use crate::attachment::Record;
 use crate::error::Error;
+use crate::limits::CATALOG_BYTES_MAX;
 use crate::lineage::{self, Lineage};
 use crate::manifest::{self, Manifest};
 use crate::settings::Settings;
@@ -347,9 +348,6 @@ impl Recovery<'_> {
         Ok(())
     }
 }
-
-/// As the store's limit of a document.
-const CATALOG_BYTES_MAX: usize = 1 << 30;
 
 fn place(start: u64, at: u64) -> usize {
     usize::try_from(at.saturating_sub(start)).unwrap_or(usize::MAX)

@@ -97,6 +97,7 @@ impl ObjectStore {
     fn note_problem(&self, error: &Error) {
         let problem = Some(error.to_string());
         let mut state = self.state.borrow_mut();
+        state.failures += 1;
         if state.problem != problem {
             tracing::error!(%error, hint = error.hint(), "could not copy to the object store; trying again");
             state.problem = problem;
@@ -139,8 +140,10 @@ impl ObjectStore {
             };
             let (timeline, id, range) = next;
             let Some((piece, bytes)) = Stream::piece(&timeline, id, range).await? else { continue };
+            let length = bytes.len() as u64;
             let put = self.bucket.put(&piece.name(&folder), bytes).await;
             put.map_err(|error| failed(&error))?;
+            self.state.borrow_mut().sent_bytes += length;
             any = true;
             if let Some(stream) = self.state.borrow_mut().wal.get_mut(&folder) {
                 stream.note_piece(&piece);
@@ -359,7 +362,7 @@ impl Uploader {
     async fn copy_layers(&self, timeline: &Timeline) -> Result<Snapshot, Error> {
         let store = Rc::clone(&self.store);
         let sent: Rc<dyn Fn(u64)> =
-            Rc::new(move |bytes| store.state.borrow_mut().layer_bytes_sent += bytes);
+            Rc::new(move |bytes| store.state.borrow_mut().sent_bytes += bytes);
         for _ in 0..SNAPSHOTS_MAX {
             let snapshot = timeline.store.snapshot();
             let uploaded = timeline.store.upload(&snapshot, &sent).await;
@@ -378,6 +381,7 @@ impl Uploader {
         }
         let put = remote.bucket.put(&remote.catalog(number), snapshot.catalog.to_vec()).await;
         put.map_err(|error| failed(&error))?;
+        self.store.state.borrow_mut().sent_bytes += snapshot.catalog.len() as u64;
         self.catalogs.insert(remote.folder.clone(), number);
         Ok(())
     }

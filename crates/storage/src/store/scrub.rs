@@ -1,4 +1,4 @@
-//! Checking: every byte of every layer against its checksum.
+//! Checking: every byte of every layer, and of the catalog, against its checksum.
 
 use std::io;
 
@@ -21,8 +21,7 @@ impl TimelineStore {
     /// # Errors
     /// None so far: what cannot be read is damaged.
     pub async fn scrub(&self, progress: impl Fn(ScrubProgress)) -> io::Result<Vec<String>> {
-        let mut layers = self.layers();
-        layers.retain(|layer| layer.place.local);
+        let layers = self.layers();
         let bytes_total = layers.iter().map(|layer| layer.bytes).sum();
         let mut now = ScrubProgress { bytes_done: 0, bytes_total };
         let mut damaged = Vec::new();
@@ -36,7 +35,16 @@ impl TimelineStore {
             now.bytes_done += info.bytes;
         }
         progress(now);
+        damaged.extend(self.scrub_catalog().await);
         Ok(damaged)
+    }
+
+    async fn scrub_catalog(&self) -> Option<String> {
+        let named = || self.inner.manifest.borrow().facts.catalog;
+        let (number, checksum) = named()?;
+        let read = super::read_catalog(&self.inner.directory, number, checksum).await;
+        // One that was replaced in the meantime is nobody's loss.
+        read.err().filter(|_| named() == Some((number, checksum))).map(|error| error.to_string())
     }
 
     async fn scrub_layer(&self, info: &LayerInfo) -> Vec<String> {
