@@ -12,6 +12,10 @@ pub const SLRU_FILE_PAGES: u32 = 32;
 /// WAL gathered from the connection before it is written and synced at once: large enough that a
 /// bulk load pays one fsync per MiB, small enough that a commit never waits long for its turn.
 pub const WAL_WRITE_BYTES_MAX: usize = 1 << 20;
+/// The same when more is waiting than that: a sync costs nearly the same for more bytes, and while one runs more arrives.
+pub const WAL_GATHERED_BYTES_MAX: usize = 4 << 20;
+/// Received WAL taken in before other tasks of the core have a turn: about a millisecond.
+pub const WAL_TAKEN_IN_BYTES: usize = 256 << 10;
 /// Longest message of the replication stream. A walsender sends at most 128 KiB of WAL
 /// (`MAX_SEND_SIZE`) and a base backup 32 KiB of archive per message; a page stream's longest reply is
 /// a batch of pages, which is what counts.
@@ -133,6 +137,10 @@ pub const DROPPED_TIME_MIN: Duration = Duration::from_hours(1);
 /// WAL between two snapshots of the counters: so much is read at most to know them as of any LSN. A snapshot has some
 /// hundred bytes, and some ten more for each database.
 pub const STATE_WAL_BYTES_MAX: u64 = 4 << 20;
+/// Values beside pages that are read at once for a moment: enough to hide a disk's time, few enough to leave it to others.
+pub const VALUES_READ_AT_ONCE: usize = 16;
+/// Largest catalog that is fetched from the object store: a hundred bytes for each of ten million forks.
+pub const CATALOG_BYTES_MAX: usize = 1 << 30;
 /// Piece of a file of the base backup in the store.
 pub const FILE_PIECE_BYTES: usize = 8 << 10;
 /// Longest file of the base backup that is kept whole: configuration, and what extensions leave.

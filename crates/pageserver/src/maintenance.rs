@@ -125,6 +125,7 @@ async fn keep_in_shape(
     is_collection_due: bool,
 ) -> Result<(), Error> {
     let failed = |what| move |source| Error::file(what, &timeline.layers, source);
+    timeline.flush_if_idle(settings).await?;
     timeline.improve_layers(settings).await.map_err(failed("merge layers in"))?;
     if is_collection_due || timeline.disk_is_full.get() {
         timeline.collect(settings).await.map_err(failed("remove old layers in"))?;
@@ -139,6 +140,19 @@ fn options(settings: &Settings) -> CompactionOptions {
 }
 
 impl Timeline {
+    /// Writes to layers what no receiver does: where nothing has come for a while, as on a branch whose compute has gone.
+    async fn flush_if_idle(&self, settings: &Settings) -> Result<(), Error> {
+        let (end, now) = (self.ingested(), clock::now());
+        let (seen, since) = self.idle_since.get();
+        if end != seen {
+            self.idle_since.set((end, now));
+        } else if end > self.flushed() && now - since >= settings.checkpoint_timeout() {
+            self.idle_since.set((end, now));
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
     /// Merges layers that cover all keys into layers side by side when there are many (a read has to look into each), and
     /// makes images where those lie deep.
     async fn improve_layers(&self, settings: &Settings) -> io::Result<()> {

@@ -13,9 +13,11 @@ use pg::lsn::Lsn;
 use pg::oid::Oid;
 use pg::redo::effects::{Checkpoint, Parameters};
 use pg::state::Key;
+use runtime::executor;
 
 use super::transaction_logs::TransactionLogs;
 use crate::error::PageError;
+use crate::limits::VALUES_READ_AT_ONCE;
 use crate::timeline::Timeline;
 
 /// The state as of the end of a record.
@@ -44,19 +46,20 @@ impl ClusterState {
         let mut prepared = BTreeMap::new();
         let mut tablespaces = BTreeMap::new();
         let mut origins = None;
-        for key in snapshot.directory.named() {
-            let value = timeline.value(key, lsn);
+        // A database's folder comes with its map.
+        let is_read = |key: &Key| !matches!(key, Key::Database { .. } | Key::Slru(..));
+        let keys: Vec<Key> = snapshot.directory.named().filter(is_read).collect();
+        for (key, value) in values(timeline, &keys, lsn).await? {
             match key {
                 Key::Relmap { tablespace, database } => {
-                    maps.insert((tablespace, database), value.await?);
+                    maps.insert((tablespace, database), value);
                 }
-                Key::TwoPhase(xid) => drop(prepared.insert(xid, value.await?)),
+                Key::TwoPhase(xid) => drop(prepared.insert(xid, value)),
                 Key::Tablespace(oid) => {
-                    let path = String::from_utf8_lossy(&value.await?).into_owned();
+                    let path = String::from_utf8_lossy(&value).into_owned();
                     tablespaces.insert(oid, path);
                 }
-                Key::Origins => origins = Some(value.await?),
-                // A database's folder comes with its map.
+                Key::Origins => origins = Some(value),
                 Key::Database { .. } | Key::Slru(..) => {}
             }
         }
@@ -74,6 +77,30 @@ impl ClusterState {
             origins,
         })
     }
+}
+
+/// Values as of `lsn`, several read at once: each may have to come from a disk, or from far away.
+async fn values(
+    timeline: &Rc<Timeline>,
+    keys: &[Key],
+    lsn: Lsn,
+) -> Result<Vec<(Key, Vec<u8>)>, PageError> {
+    let mut all = Vec::with_capacity(keys.len());
+    for some in keys.chunks(VALUES_READ_AT_ONCE) {
+        let read = |&key: &Key| {
+            let timeline = Rc::clone(timeline);
+            (key, executor::spawn(async move { timeline.value(key, lsn).await }))
+        };
+        let tasks: Vec<_> = some.iter().map(read).collect();
+        for (key, task) in tasks {
+            let ended = task.await.map_err(|error| {
+                let (page, what) = (key.to_string(), error.to_string());
+                PageError::Io { page, what }
+            });
+            all.push((key, ended??));
+        }
+    }
+    Ok(all)
 }
 
 /// The folder of a database in a tablespace, relative to the data directory.
