@@ -36,6 +36,7 @@ use crate::timeline::Timeline;
 pub mod directory;
 pub mod snapshot;
 
+use directory::Directory;
 use snapshot::{Changed, Snapshot};
 
 /// The snapshots of one timeline's newest WAL.
@@ -45,6 +46,8 @@ pub struct Tracker {
     live: Option<Snapshot>,
     /// As of [`Timeline::flushed`], and then at intervals.
     stops: BTreeMap<Lsn, Rc<Snapshot>>,
+    /// Which values there were at the moment that an image was made for last.
+    imaged: Option<(Lsn, Rc<Directory>)>,
 }
 
 impl Tracker {
@@ -264,10 +267,10 @@ impl Timeline {
         at: Lsn,
         entries: &[OwnedEntry],
     ) -> Result<Made, PageError> {
-        if entries.len() < 2 {
-            return Ok(Made::AsTheyAre);
-        }
         if key == keys::SNAPSHOT {
+            if entries.len() < 2 {
+                return Ok(Made::AsTheyAre);
+            }
             let name = || "the state of the cluster".to_owned();
             let stored = self.stored_snapshot(at).await;
             let snapshot = stored.map_err(|error| failure(name(), &error))?;
@@ -275,9 +278,29 @@ impl Timeline {
             return Ok(bytes.map_or(Made::AsTheyAre, Made::Whole));
         }
         let Some(key) = keys::value_of(key) else { return Ok(Made::AsTheyAre) };
+        if !self.directory_for_image(at).await?.has(key) {
+            // Removed, and whoever makes it again makes all of it.
+            return Ok(Made::Nothing);
+        }
+        if let [only] = entries
+            && only.whole
+        {
+            return Ok(Made::AsTheyAre);
+        }
         let value = self.value(key, at).await?;
         let page = value.as_slice().try_into().ok().filter(|_| matches!(key, Key::Slru(..)));
         Ok(Made::Whole(page.map_or_else(|| payload::value(&value), payload::image)))
+    }
+
+    /// Which values there are as of `at`. An image asks for each of its values in turn.
+    async fn directory_for_image(&self, at: Lsn) -> Result<Rc<Directory>, PageError> {
+        let known = self.state.borrow().imaged.clone().filter(|(lsn, _)| *lsn == at);
+        if let Some((_, directory)) = known {
+            return Ok(directory);
+        }
+        let directory = Rc::new(self.snapshot_at(at).await?.directory);
+        self.state.borrow_mut().imaged = Some((at, Rc::clone(&directory)));
+        Ok(directory)
     }
 
     /// Bytes of WAL read so far, here and from its ancestors.
@@ -346,18 +369,21 @@ impl Timeline {
     }
 
     /// What a layer has of a value instead of a record that refers to another value: nothing that goes its own way.
-    pub(crate) async fn resolve_copy(&self, entry: &mut OwnedEntry) -> io::Result<()> {
-        let Some(key @ Key::Relmap { .. }) = keys::value_of(entry.key) else { return Ok(()) };
-        let end = Lsn(entry.version.0);
-        let Payload::Record { record, .. } = Payload::read(&entry.payload, end).map_err(invalid)?
-        else {
+    pub(crate) async fn resolve_copy(
+        &self,
+        key: storage::key::Key,
+        end: Lsn,
+        stored: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let Some(key @ Key::Relmap { .. }) = keys::value_of(key) else { return Ok(()) };
+        let Payload::Record { record, .. } = Payload::read(stored, end).map_err(invalid)? else {
             return Ok(());
         };
         let decoded = record.decode().map_err(invalid)?;
         let changes = effects(&decoded).map_err(invalid)?;
         if changes.iter().any(|change| copied_from(key, change).is_some()) {
             let value = self.value(key, end).await.map_err(invalid)?;
-            entry.payload = payload::value(&value);
+            *stored = payload::value(&value);
         }
         Ok(())
     }
