@@ -51,14 +51,18 @@ const WHOLE: Size = Size { scale: "20", transactions: "20000", reads: 20_000 };
 const QUICK: Size = Size { scale: "5", transactions: "2000", reads: 2_000 };
 
 fn main() {
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
-    let size = if is_quick { QUICK } else { WHOLE };
+    let has = |option: &str| std::env::args().any(|argument| argument == option);
+    let size = if has("--quick") { QUICK } else { WHOLE };
+    // What is resident is measured before anything else has left free memory behind.
+    let simulated = if has("--ingest") { Vec::new() } else { many_keys() };
     say("| what | | |");
     say("|---|--:|---|");
-    with_postgres(&size);
-    many_layers();
-    many_relations();
-    many_keys();
+    with_postgres(&size, has("--ingest"));
+    if !has("--ingest") {
+        many_layers();
+        many_relations();
+        simulated.iter().for_each(|row| say(row));
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark reports")]
@@ -67,10 +71,14 @@ fn say(line: &str) {
 }
 
 fn row(what: &str, figure: &str, remark: &str) {
-    say(&format!("| {what} | {figure} | {remark} |"));
+    say(&row_of(what, figure, remark));
 }
 
-fn with_postgres(size: &Size) {
+fn row_of(what: &str, figure: &str, remark: &str) -> String {
+    format!("| {what} | {figure} | {remark} |")
+}
+
+fn with_postgres(size: &Size, is_ingest_all: bool) {
     let settings = [
         "shared_buffers = 256MB",
         "max_wal_size = 8GB",
@@ -98,6 +106,9 @@ fn with_postgres(size: &Size) {
     row("WAL of pgbench", &mib(wal), &format!("scale {}, 8 clients", size.scale));
     receive_with_postgres(&cluster, end, wal);
     receive(&cluster, &settings, end, wal);
+    if is_ingest_all {
+        return;
+    }
     let accounts = accounts(&cluster);
     read_in_process(&settings, accounts, size.reads);
     read_over_loopback(&settings, accounts, size.reads);
@@ -114,27 +125,49 @@ fn receive_with_postgres(cluster: &Cluster, end: Lsn, wal: u64) {
     row("pg_receivewal --synchronous", &rate(wal, taken), &remark);
 }
 
+/// The page server takes it in, into layers; then all that is written and kept is counted, once it has come to rest.
 fn receive(cluster: &Cluster, settings: &Settings, end: Lsn, wal: u64) {
     let service = Service::start(settings.clone());
     let before = service.wait("streaming", |status| status.phase == Phase::Streaming);
-    let (begin, cpu) = (clock::precise(), cpu_of_process());
+    let (begin, cpu, written) = (clock::precise(), cpu_of_process(), bytes_written());
     service.wait_lsn(end);
-    let (taken, cpu) = (clock::precise() - begin, cpu_of_process() - cpu);
-    let remark = format!("{} of CPU time; synced, indexed, into layers", rate(wal, cpu));
+    let (taken, busy) = (clock::precise() - begin, cpu_of_process() - cpu);
+    let remark = format!("{} of CPU time; synced, indexed, into layers", rate(wal, busy));
     row("page server", &rate(wal, taken), &remark);
     cluster.sql("SELECT pg_drop_replication_slot('receivewal')");
-    let after = service.wait("merged layers", |status: &Status| status.level0_layers < 8);
+    let after = at_rest(&service);
+    let busy = cpu_of_process() - cpu;
+    let remark = "CPU time, until all layers are merged";
+    row("page server, in all", &rate(wal, busy), remark);
     let layered = |status: &Status| {
         let text = status.layered_lsn.as_ref();
         text.and_then(|text| text.parse::<Lsn>().ok()).expect("it tells")
     };
-    let kept = after.layer_bytes.saturating_sub(before.layer_bytes);
-    let ratio = kept as f64 / layered(&after).bytes_since(layered(&before)) as f64;
-    let remark = "layers, after compaction, all history";
-    row("bytes kept per byte of WAL", &format!("{ratio:.2}"), remark);
-    let written = after.layer_bytes_written as f64 / after.layer_bytes_flushed.max(1) as f64;
-    row("write amplification of layers", &format!("{written:.2}"), "written per byte flushed");
+    let wal = layered(&after).bytes_since(layered(&before)) as f64;
+    let written = (bytes_written() - written) as f64 / wal;
+    let layers = after.layer_bytes_written.saturating_sub(before.layer_bytes_written) as f64 / wal;
+    let remark =
+        format!("written to disk by the process; {layers:.2} of it layers, 1 the WAL itself");
+    row("write amplification", &format!("{written:.2}"), &remark);
+    let kept = after.layer_bytes.saturating_sub(before.layer_bytes) as f64 / wal;
+    let raw = after.layer_raw_bytes.saturating_sub(before.layer_raw_bytes) as f64 / wal;
+    let remark = format!("layers, after compaction, all history; {raw:.2} before zstd");
+    row("bytes kept per byte of WAL", &format!("{kept:.2}"), &remark);
     service.stop();
+}
+
+/// The status once all is in layers and nothing has been written for a while.
+fn at_rest(service: &Service) -> Status {
+    let mut before = (0, 0);
+    loop {
+        block_on(async { clock::sleep(Duration::from_secs(2)).await });
+        let status = service.status();
+        let now = (status.layer_bytes_written, status.level0_layers);
+        if status.layered_lsn == status.ingested_lsn && now == before {
+            return status;
+        }
+        before = now;
+    }
 }
 
 /// The main fork of `pgbench_accounts`.
@@ -287,27 +320,47 @@ fn many_relations() {
     row("catalog of 100,000 tables", &mib(catalog.memory() as u64), &remark);
 }
 
-/// The index while WAL touches every page of 100 GB twice on average, in no order, flushed as the settings have it.
-fn many_keys() {
+/// The index of simulated keys: once with every page of 100 GB in it; then while WAL touches each of them once on
+/// average, in no order, flushed as the settings have it.
+fn many_keys() -> Vec<String> {
     let memory_max = Settings::default().index_memory_max;
-    let (mut index, mut rng) = (Index::default(), Rng::seeded(2));
-    let (before, mut most, mut at) = (resident_bytes(), 0, Lsn(1 << 24));
+    let before = resident_bytes();
+    let (mut index, begin) = (Index::default(), clock::precise());
+    let mut at = Lsn(1 << 24);
+    for number in 0..MANY_PAGES {
+        // An odd factor visits every page once.
+        touch(&mut index, number.wrapping_mul(7_340_033) % MANY_PAGES, &mut at);
+    }
+    let each = (clock::precise() - begin).as_nanos() as f64 / f64::from(MANY_PAGES);
+    let all = resident_bytes().saturating_sub(before);
+    let remark = format!("resident, nothing flushed; {each:.0} ns for each; keys are simulated");
+    let first = row_of("index memory, every page of 100 GB in it", &mib(all), &remark);
+    drop(index);
+    let (mut index, mut rng, mut most) = (Index::default(), Rng::seeded(2), 0);
     let begin = clock::precise();
-    for _ in 0..2 * MANY_PAGES {
-        let block = u32::try_from(rng.below(u64::from(MANY_PAGES))).expect("a block");
-        let key = keys::block(RelNode::new(1663, 5, 16384).fork(Fork::Main), block);
-        let position = Position::new(at, at + 120, Effect::Change, 0).expect("short");
-        index.touch(key, position);
-        at = at + 120;
+    for _ in 0..MANY_PAGES {
+        touch(
+            &mut index,
+            u32::try_from(rng.below(u64::from(MANY_PAGES))).expect("a block"),
+            &mut at,
+        );
         if index.newer_memory() > memory_max / 4 {
-            most = most.max(resident_bytes().saturating_sub(before));
+            most = most.max(index.memory());
             index.begin_flush();
             drop(index.finish_flush());
         }
     }
-    let each = (clock::precise() - begin).as_nanos() as f64 / f64::from(2 * MANY_PAGES);
-    let remark = format!("resident; {each:.0} ns for each touch; keys are simulated");
-    row("index memory for 100 GB of pages", &mib(most), &remark);
+    let each = (clock::precise() - begin).as_nanos() as f64 / f64::from(MANY_PAGES);
+    let remark =
+        format!("at most, by its own count; {each:.0} ns for each touch; keys are simulated");
+    let what = "index memory, flushed as by default, pages of 100 GB in no order";
+    vec![first, row_of(what, &mib(most as u64), &remark)]
+}
+
+fn touch(index: &mut Index, block: u32, at: &mut Lsn) {
+    let key = keys::block(RelNode::new(1663, 5, 16384).fork(Fork::Main), block);
+    index.touch(key, Position::new(*at, *at + 120, Effect::Change, 0).expect("short"));
+    *at = *at + 120;
 }
 
 fn lsn(cluster: &Cluster) -> Lsn {
@@ -351,6 +404,13 @@ fn cpu_of_process() -> Duration {
 
 fn cpu_of_children() -> Duration {
     cpu_times().1
+}
+
+/// What this process has given the disk to write so far, children that have ended included: `write_bytes` of proc(5).
+fn bytes_written() -> u64 {
+    let text = runtime::fs::blocking::read_to_string("/proc/self/io").expect("Linux");
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|number| number.parse().ok()).expect("a number")
 }
 
 fn resident_bytes() -> u64 {

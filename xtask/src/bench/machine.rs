@@ -16,6 +16,12 @@ pub(crate) fn description() -> String {
     format!("{cores} cores of {cpu}, {memory} GiB, Linux {}", kernel.trim())
 }
 
+/// How many tasks wanted to run over the last minute.
+pub(crate) fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
 /// The commit that was measured, with a mark if the checkout differed from it.
 pub(crate) fn commit() -> String {
     let commit = process::output(&["git", "rev-parse", "--short=12", "HEAD"], None);

@@ -143,7 +143,8 @@ impl Report {
         if self.options.write {
             let path = root().join("docs/benchmarks.md");
             let old = fs::read_to_string(&path).map_err(|error| error.to_string())?;
-            fs::write(&path, replaced(&old, &text)).map_err(|error| error.to_string())?;
+            fs::write(&path, replaced(&old, &text, (BEGIN, END), "Pooler"))
+                .map_err(|error| error.to_string())?;
         }
         if self.failures.is_empty() {
             Ok(())
@@ -263,11 +264,11 @@ fn short(value: f64) -> String {
 }
 
 /// The document with the part between the marks replaced, or appended if there is none.
-fn replaced(old: &str, text: &str) -> String {
-    let part = format!("{BEGIN}\n\n{}\n{END}", text.trim_end());
-    match (old.split_once(BEGIN), old.split_once(END)) {
+pub(super) fn replaced(old: &str, text: &str, (begin, end): (&str, &str), title: &str) -> String {
+    let part = format!("{begin}\n\n{}\n{end}", text.trim_end());
+    match (old.split_once(begin), old.split_once(end)) {
         (Some((before, _)), Some((_, after))) => format!("{before}{part}{after}"),
-        _ => format!("{}\n\n## Pooler\n\n{part}\n", old.trim_end()),
+        _ => format!("{}\n\n## {title}\n\n{part}\n", old.trim_end()),
     }
 }
 
@@ -277,11 +278,11 @@ mod tests {
 
     #[test]
     fn results_replace_the_older_ones_and_nothing_else() {
-        let once = replaced("# A\n\ntext\n", "one");
-        let twice = replaced(&once, "two");
+        let once = replaced("# A\n\ntext\n", "one", (BEGIN, END), "Pooler");
+        let twice = replaced(&once, "two", (BEGIN, END), "Pooler");
         assert!(once.contains("one") && twice.contains("two") && !twice.contains("one"));
         assert!(twice.starts_with("# A\n\ntext\n"));
-        assert_eq!(replaced(&twice, "two"), twice);
+        assert_eq!(replaced(&twice, "two", (BEGIN, END), "Pooler"), twice);
     }
 
     #[test]
