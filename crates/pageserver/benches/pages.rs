@@ -90,6 +90,8 @@ fn with_postgres(size: &Size, is_ingest_all: bool) {
     let folder = Folder::new("bench-ps");
     let settings = Settings {
         checkpoint_bytes: 64 << 20,
+        // So that all is in layers soon after the end.
+        checkpoint_timeout_ms: 5000,
         retention_seconds: 0,
         page_cache_bytes: 256 << 20,
         ..service::settings(folder.path(), cluster.socket())

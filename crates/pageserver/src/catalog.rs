@@ -142,6 +142,14 @@ impl Catalog {
         found
     }
 
+    /// A fork has at least so many blocks from `lsn` on: nearly always it has.
+    pub fn extend(&mut self, tag: RelTag, lsn: Lsn, blocks: u32) {
+        let known = self.forks.get(&tag).and_then(History::blocks);
+        if known.is_none_or(|known| known < blocks) {
+            self.change(tag, |fork| fork.extend(lsn, blocks));
+        }
+    }
+
     /// Changes a fork's history; a fork not yet known is made for it.
     pub fn change(&mut self, tag: RelTag, change: impl FnOnce(&mut History)) {
         let history = match self.forks.entry(tag) {

@@ -11,13 +11,13 @@ use pg::wal::reader::StreamDecoder;
 use pg::wal::record::RawRecord;
 use pg::wal::segment::WalVersion;
 use runtime::executor;
-use storage::entry::OwnedEntry;
+use storage::entry::{Entry, OwnedEntry};
 use storage::key::Key;
 use storage::store::Commit;
 use storage::version::Version;
 
 use crate::error::Error;
-use crate::index::Effect;
+use crate::index::{Effect, Position};
 use crate::limits::{FLUSH_KEYS_AT_ONCE, LEVEL0_LAYERS_MAX, WAL_WRITE_BYTES_MAX};
 use crate::payload;
 use crate::timeline::Timeline;
@@ -81,8 +81,9 @@ impl Timeline {
         self.ingested() <= self.durable()
     }
 
-    /// Writes everything taken in so far to the store. One at a time.
+    /// Writes everything taken in so far to the store.
     pub async fn flush(&self) -> Result<(), Error> {
+        let _turn = self.flushing.take().await;
         if !self.is_at_rest() {
             return Ok(());
         }
@@ -99,12 +100,15 @@ impl Timeline {
         let snapshots = self.snapshot_entries(from, records.iter()).await.map_err(failed)?;
         let (entries, snapshot) = snapshots;
         self.write_layer(through, &records, entries, catalog).await.map_err(failed)?;
-        let written = self.level0.borrow_mut().finish_flush();
+        let mut written = self.level0.borrow_mut().finish_flush();
         if let Some(snapshot) = snapshot {
             self.end_state_flush(snapshot);
         }
         self.flushed.raise(through.0);
-        forget(written).await;
+        // Without keeping the core from its other tasks.
+        while written.forget_some() {
+            executor::yield_now().await;
+        }
         tracing::debug!(%from, %through, timeline = self.name, "WAL written to layers");
         Ok(())
     }
@@ -118,13 +122,21 @@ impl Timeline {
         catalog: Vec<u8>,
     ) -> io::Result<()> {
         let mut layer = self.store.begin_layer().await?;
-        let mut after = None;
-        while let Some((key, mut entries)) = self.next_set_aside(after, records)? {
-            for entry in &mut entries {
-                self.resolve_copy(entry).await?;
-                layer.add(entry.borrow()).await?;
+        let (mut positions, mut payload) = (Vec::new(), Vec::new());
+        let chunks = self.level0.borrow().chunks_set_aside();
+        for chunk in chunks {
+            let keys = self.level0.borrow().keys_set_aside(chunk);
+            for (count, key) in keys.into_iter().enumerate() {
+                if count % FLUSH_KEYS_AT_ONCE == FLUSH_KEYS_AT_ONCE - 1 {
+                    executor::yield_now().await;
+                }
+                self.level0.borrow().positions_set_aside(key).clone_into(&mut positions);
+                for &position in &positions {
+                    records.write_payload(position, &mut payload)?;
+                    self.resolve_copy(key, position.end(), &mut payload).await?;
+                    layer.add(entry_of(key, position, &payload)).await?;
+                }
             }
-            after = Some(key);
         }
         // The key of the snapshots comes after all others.
         for entry in &snapshots {
@@ -135,36 +147,18 @@ impl Timeline {
         self.store.commit(Commit { layers, flushed_through, catalog: Some(catalog) }).await
     }
 
-    /// The versions of the next key that was set aside; `None` at the end.
-    fn next_set_aside(
-        &self,
-        after: Option<Key>,
-        records: &Records,
-    ) -> io::Result<Option<(Key, Vec<OwnedEntry>)>> {
-        let level0 = self.level0.borrow();
-        let Some((key, positions)) = level0.next_set_aside(after) else { return Ok(None) };
-        let entries = positions.iter().map(|&position| {
-            let missing = || invalid(format!("there is no record at {}", position.start));
-            let record = records.get(position.start).ok_or_else(missing)?;
-            Ok(OwnedEntry {
-                key,
-                version: Version(position.end().0),
-                whole: position.effect == Effect::Initial,
-                payload: payload::record(position, &record),
-            })
-        });
-        Ok(Some((key, entries.collect::<io::Result<Vec<_>>>()?)))
-    }
-
     /// All records between two positions.
     async fn read_records(&self, from: Lsn, through: Lsn) -> io::Result<Records> {
-        let mut records = Records::default();
+        let mut records = Records::new(from);
+        let segment_bytes = u64::from(self.manifest.wal_segment_bytes);
         let mut decoder = StreamDecoder::at_record(from, self.manifest.wal_segment_bytes)
             .expect_system(self.manifest.system_identifier)
             .assume_version(self.manifest.wal_version());
         while decoder.position() < through {
             let start = decoder.position();
-            let wal = self.wal.read(start, through.min(start + WAL_WRITE_BYTES_MAX as u64)).await?;
+            let segment_end = Lsn((start.0 / segment_bytes + 1) * segment_bytes);
+            let until = through.min(segment_end).min(start + WAL_WRITE_BYTES_MAX as u64);
+            let wal = self.wal.read_once(start, until).await?;
             let mut input = &wal[..];
             while let Some(record) = decoder.next(&mut input).map_err(invalid)? {
                 records.push(&record);
@@ -179,24 +173,26 @@ fn invalid(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-/// Gives back the memory of a large map without keeping the core from its other tasks.
-async fn forget<V>(mut written: std::collections::BTreeMap<Key, V>) {
-    while !written.is_empty() {
-        for _ in 0..FLUSH_KEYS_AT_ONCE {
-            drop(written.pop_first());
-        }
-        executor::yield_now().await;
-    }
+fn entry_of(key: Key, position: Position, payload: &[u8]) -> Entry<'_> {
+    let whole = position.effect == Effect::Initial;
+    Entry { key, version: Version(position.end().0), whole, payload }
 }
 
-/// The records of a stretch of WAL, by where they begin.
-#[derive(Default)]
+/// Stretches of WAL for which it is noted where their first record is: some records each.
+const STRETCH_BYTES: u64 = 256;
+
+/// The records of WAL, by where they begin.
 struct Records {
     bytes: Vec<u8>,
     /// In WAL order.
     places: Vec<Place>,
+    /// Where the WAL begins.
+    from: Lsn,
+    /// For each [`STRETCH_BYTES`] of it, how many records begin before.
+    before: Vec<u32>,
 }
 
+#[derive(Clone, Copy)]
 struct Place {
     start: Lsn,
     end: Lsn,
@@ -206,7 +202,17 @@ struct Place {
 }
 
 impl Records {
+    const fn new(from: Lsn) -> Records {
+        Records { bytes: Vec::new(), places: Vec::new(), from, before: Vec::new() }
+    }
+
     fn push(&mut self, record: &RawRecord<'_>) {
+        let stretch = self.stretch(record.lsn);
+        if stretch >= self.before.len() {
+            // A record has 24 bytes and more: as many as fit a number are 100 GiB of WAL.
+            let known = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+            self.before.resize(stretch + 1, known);
+        }
         self.places.push(Place {
             start: record.lsn,
             end: record.end_lsn,
@@ -217,9 +223,24 @@ impl Records {
         self.bytes.extend_from_slice(record.bytes);
     }
 
+    fn stretch(&self, lsn: Lsn) -> usize {
+        usize::try_from(lsn.bytes_since(self.from) / STRETCH_BYTES).unwrap_or(usize::MAX)
+    }
+
+    /// The bytes to be stored for a record that touches a key.
+    fn write_payload(&self, position: Position, out: &mut Vec<u8>) -> io::Result<()> {
+        let missing = || invalid(format!("there is no record at {}", position.start));
+        let record = self.get(position.start).ok_or_else(missing)?;
+        out.clear();
+        payload::write_record(position, &record, out);
+        Ok(())
+    }
+
     fn get(&self, start: Lsn) -> Option<RawRecord<'_>> {
-        let found = self.places.binary_search_by_key(&start, |place| place.start).ok()?;
-        self.at(&self.places[found])
+        let first = usize::try_from(*self.before.get(self.stretch(start))?).ok()?;
+        let later = self.places.get(first..)?.iter();
+        let found = later.take_while(|place| place.start <= start).last()?;
+        self.at(found).filter(|record| record.lsn == start)
     }
 
     fn iter(&self) -> impl Iterator<Item = RawRecord<'_>> {
@@ -229,5 +250,32 @@ impl Records {
     fn at(&self, place: &Place) -> Option<RawRecord<'_>> {
         let bytes = self.bytes.get(place.offset..place.offset + place.length)?;
         RawRecord::new(bytes, place.start, place.end, place.version).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_is_found_where_it_begins_and_nowhere_else() {
+        let mut records = Records::new(Lsn(1000));
+        let mut starts = Vec::new();
+        let mut start = 1000;
+        for length in [24_u32, 24, 40, 5000, 24, 300, 24, 24, 1000, 24] {
+            let mut bytes = vec![0; length as usize];
+            bytes[..4].copy_from_slice(&length.to_le_bytes());
+            let end = start + u64::from(length.next_multiple_of(8));
+            let version = WalVersion::from_major(15).expect("it is known");
+            let record = RawRecord::new(&bytes, Lsn(start), Lsn(end), version);
+            records.push(&record.expect("a header and a length"));
+            starts.push((start, length));
+            start = end;
+        }
+        for lsn in 1000..start + 600 {
+            let found = records.get(Lsn(lsn)).map(|record| record.header.total_length);
+            let known = starts.iter().find(|(start, _)| *start == lsn).map(|(_, length)| *length);
+            assert_eq!(found, known, "at {lsn}");
+        }
     }
 }

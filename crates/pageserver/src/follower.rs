@@ -86,6 +86,11 @@ impl Follower {
         self.branches().filter(|_branches| self.is_whole.get())
     }
 
+    /// The object store, if there is one.
+    pub(crate) fn store(&self) -> Option<Rc<ObjectStore>> {
+        self.store.borrow().clone()
+    }
+
     /// Copies to this object store.
     pub(crate) fn set_store(&self, store: Rc<ObjectStore>) {
         *self.store.borrow_mut() = Some(store);
@@ -266,7 +271,6 @@ fn fill(status: &mut Status, timeline: &Timeline, server_end: Lsn) {
     let counters = timeline.counters.borrow();
     status.records = counters.records;
     status.record_bytes = counters.bytes;
-    let by_rmgr = counters.by_rmgr.iter();
-    status.records_by_rmgr = by_rmgr.map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    status.records_by_rmgr = counters.by_rmgr();
     status.unsupported_records = counters.unsupported.clone();
 }

@@ -4,10 +4,11 @@
 //! whole when that is done. Invariants: a key's positions are in WAL order; everything in the older generation comes
 //! before everything in the newer.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::{Entry, IntoIter};
 
 use pg::lsn::Lsn;
-use storage::key::Key;
+use runtime::collections::HashMap;
+use storage::key::{Chunk, Key};
 
 /// A record that touches a page, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,17 +75,66 @@ impl Position {
 const _: () =
     assert!(size_of::<Position>() == 16, "one position per record and page: keep it small");
 
-/// Memory that a key costs beside its positions: the tree's entry and the vector's header.
-const KEY_OVERHEAD: usize = 64;
+/// The records that touch one key. Most keys are touched once between two flushes, and those need no allocation.
+#[derive(Debug)]
+enum Positions {
+    One([Position; 1]),
+    Many(Vec<Position>),
+}
 
-type Keys = BTreeMap<Key, Vec<Position>>;
+impl Positions {
+    fn all(&self) -> &[Position] {
+        match self {
+            Positions::One(one) => one,
+            Positions::Many(many) => many,
+        }
+    }
+
+    /// Appends; one record counts once per page. Answers by how many bytes the vector grew.
+    fn push(&mut self, position: Position) -> usize {
+        let last = match self {
+            Positions::One([one]) => Some(one),
+            Positions::Many(many) => many.last_mut(),
+        };
+        if let Some(last) = last.filter(|last| last.start == position.start) {
+            // Two effects of one record on one page: the one that needs no page before it wins.
+            if position.effect == Effect::Initial {
+                *last = position;
+            }
+            return 0;
+        }
+        match self {
+            Positions::One([one]) => {
+                debug_assert!(one.start < position.start, "WAL goes forward");
+                let many = vec![*one, position];
+                let grown = many.capacity() * size_of::<Position>();
+                *self = Positions::Many(many);
+                grown
+            }
+            Positions::Many(many) => {
+                let before = many.capacity();
+                many.push(position);
+                (many.capacity() - before) * size_of::<Position>()
+            }
+        }
+    }
+}
+
+/// The touched blocks of a chunk. At most as many as a file of 1 GiB has, so that growing it never takes long.
+type Blocks = HashMap<u32, Positions>;
+type Chunks = HashMap<Chunk, Blocks>;
+
+/// Memory of a table's entry with room for so many: one byte of control each, and an eighth of the places stays free.
+fn table_bytes<K, V>(capacity: usize) -> usize {
+    capacity * (size_of::<(K, V)>() + 1) * 8 / 7
+}
 
 /// The index of one timeline's newest WAL.
 #[derive(Debug, Default)]
 pub struct Index {
-    newer: Keys,
+    newer: Chunks,
     /// What is being written to the store.
-    older: Keys,
+    older: Chunks,
     memory: usize,
     older_memory: usize,
 }
@@ -92,21 +142,31 @@ pub struct Index {
 impl Index {
     /// A record touches a key.
     pub fn touch(&mut self, key: Key, position: Position) {
-        let known = self.newer.len();
-        let grown = push(self.newer.entry(key).or_default(), position);
-        self.memory += grown + (self.newer.len() - known) * KEY_OVERHEAD;
+        let blocks = match self.newer.entry(key.chunk) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                self.memory += table_bytes::<Chunk, Blocks>(1);
+                place.insert(Blocks::default())
+            }
+        };
+        let before = blocks.capacity();
+        match blocks.entry(key.block) {
+            Entry::Occupied(mut known) => self.memory += known.get_mut().push(position),
+            Entry::Vacant(place) => {
+                place.insert(Positions::One([position]));
+                let grown = blocks.capacity() - before;
+                self.memory += table_bytes::<u32, Positions>(grown);
+            }
+        }
     }
 
     /// The records of a key that end in `(after, upto]`, from the newest whole one on.
     pub fn chain(&self, key: Key, after: Lsn, upto: Lsn) -> Vec<Position> {
-        let part = |keys: &'_ Keys| -> Vec<Position> {
-            keys.get(&key).map_or(&[][..], |all| chain(all, after, upto)).to_vec()
-        };
-        let newer = part(&self.newer);
+        let newer = chain(of_key(&self.newer, key), after, upto).to_vec();
         if newer.first().is_some_and(|first| first.effect == Effect::Initial) {
             return newer;
         }
-        let mut all = part(&self.older);
+        let mut all = chain(of_key(&self.older, key), after, upto).to_vec();
         all.extend_from_slice(&newer);
         all
     }
@@ -122,18 +182,31 @@ impl Index {
         true
     }
 
-    /// The next key that was set aside, after `after`, with its positions.
-    pub fn next_set_aside(&self, after: Option<Key>) -> Option<(Key, &[Position])> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
-        let (key, positions) = self.older.range((from, Unbounded)).next()?;
-        Some((*key, positions))
+    /// The chunks with keys that were set aside, sorted.
+    pub fn chunks_set_aside(&self) -> Vec<Chunk> {
+        let mut chunks: Vec<Chunk> = self.older.keys().copied().collect();
+        chunks.sort_unstable();
+        chunks
     }
 
-    /// What was set aside is in the store.
-    pub fn finish_flush(&mut self) -> Keys {
+    /// The keys of a chunk that were set aside, sorted.
+    pub fn keys_set_aside(&self, chunk: Chunk) -> Vec<Key> {
+        let blocks = self.older.get(&chunk);
+        let mut blocks: Vec<u32> =
+            blocks.map(|all| all.keys().copied().collect()).unwrap_or_default();
+        blocks.sort_unstable();
+        blocks.into_iter().map(|block| Key { chunk, block }).collect()
+    }
+
+    /// The positions of a key that were set aside.
+    pub fn positions_set_aside(&self, key: Key) -> &[Position] {
+        of_key(&self.older, key)
+    }
+
+    /// What was set aside is in the store. Answers its memory, to be given back in pieces.
+    pub fn finish_flush(&mut self) -> SetAside {
         self.older_memory = 0;
-        std::mem::take(&mut self.older)
+        SetAside(std::mem::take(&mut self.older).into_iter())
     }
 
     /// Bytes of memory in use, by our own count.
@@ -147,22 +220,20 @@ impl Index {
     }
 }
 
-/// Appends; one record counts once per page. Answers by how many bytes the vector grew.
-fn push(all: &mut Vec<Position>, position: Position) -> usize {
-    let before = all.capacity();
-    match all.last_mut() {
-        Some(last) if last.start == position.start => {
-            // Two effects of one record on one page: the one that needs no page before it wins.
-            if position.effect == Effect::Initial {
-                *last = position;
-            }
-        }
-        last => {
-            debug_assert!(last.is_none_or(|last| last.start < position.start), "WAL goes forward");
-            all.push(position);
-        }
+/// What was set aside and is not wanted any more.
+#[derive(Debug)]
+pub struct SetAside(IntoIter<Chunk, Blocks>);
+
+impl SetAside {
+    /// Gives back the memory of one chunk; false when none was left.
+    pub fn forget_some(&mut self) -> bool {
+        self.0.next().is_some()
     }
-    (all.capacity() - before) * size_of::<Position>()
+}
+
+fn of_key(chunks: &Chunks, key: Key) -> &[Position] {
+    let blocks = chunks.get(&key.chunk);
+    blocks.and_then(|blocks| blocks.get(&key.block)).map_or(&[], Positions::all)
 }
 
 /// The part of `all` that ends in `(after, upto]`, cut to begin with its last whole-page record.
@@ -177,7 +248,6 @@ fn chain(all: &[Position], after: Lsn, upto: Lsn) -> &[Position] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use storage::key::Chunk;
 
     const KEY: Key = Key { chunk: Chunk([1; 16]), block: 7 };
 
@@ -226,9 +296,9 @@ mod tests {
         index.touch(KEY, position(600, Effect::Initial));
         assert_eq!(starts(&index, 0, 1000), [600]);
         assert_eq!(starts(&index, 0, 599), [400, 500]);
-        let (key, positions) = index.next_set_aside(None).expect("one key was set aside");
-        assert_eq!((key, positions.len()), (KEY, 4));
-        assert_eq!(index.next_set_aside(Some(KEY)), None);
+        assert_eq!(index.chunks_set_aside(), [KEY.chunk]);
+        assert_eq!(index.keys_set_aside(KEY.chunk), [KEY]);
+        assert_eq!(index.positions_set_aside(KEY).len(), 4);
         let memory = index.memory();
         index.finish_flush();
         assert_eq!(starts(&index, 0, 599), [500]);

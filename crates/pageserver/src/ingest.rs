@@ -3,6 +3,7 @@
 //! Rule: a record goes in whole or the timeline stops; a record whose content we cannot read must not be
 //! passed over, since the pages it touches would be wrong without a word.
 
+use std::cell::RefMut;
 use std::collections::BTreeMap;
 
 use pg::datadir::relation::{Fork, RelTag};
@@ -13,7 +14,7 @@ use pg::redo::effects::{self, Change};
 use pg::redo::visibility::implied_vm_clears;
 use pg::redo::{self, Fault};
 use pg::wal::reader::StreamDecoder;
-use pg::wal::record::{RawRecord, Record, RecordKind};
+use pg::wal::record::{RawRecord, Record};
 use pg::wal::rmgr::Rmgr;
 
 use crate::catalog::{Catalog, Mark};
@@ -29,12 +30,45 @@ use crate::timeline::Timeline;
 pub struct Counters {
     pub records: u64,
     pub bytes: u64,
-    /// By name of the resource manager.
-    pub by_rmgr: BTreeMap<&'static str, u64>,
+    /// By number of the resource manager.
+    by_rmgr: Vec<u64>,
     /// Records that touch pages which we cannot redo, by resource manager and kind.
     pub unsupported: BTreeMap<String, u64>,
-    /// Kinds met so far, and whether we can redo them.
-    redone_kinds: BTreeMap<RecordKind, bool>,
+    /// Kinds met so far by [`kind_number`], and whether we can redo them.
+    redone_kinds: Vec<Option<bool>>,
+}
+
+impl Counters {
+    /// Records by name of the resource manager.
+    pub fn by_rmgr(&self) -> BTreeMap<String, u64> {
+        let numbered = (0..=u8::MAX).zip(&self.by_rmgr).filter(|(_, count)| **count > 0);
+        numbered.map(|(number, count)| (Rmgr(number).name().to_owned(), *count)).collect()
+    }
+
+    fn note(&mut self, raw: &RawRecord<'_>) {
+        self.records += 1;
+        self.bytes += raw.bytes.len() as u64;
+        let rmgr = usize::from(raw.header.rmgr.0);
+        if rmgr >= self.by_rmgr.len() {
+            self.by_rmgr.resize(rmgr + 1, 0);
+        }
+        if let Some(count) = self.by_rmgr.get_mut(rmgr) {
+            *count += 1;
+        }
+    }
+
+    /// Notes a record that changes pages, if we cannot redo it.
+    fn note_change(&mut self, record: &Record<'_>) {
+        let number = kind_number(record);
+        if number >= self.redone_kinds.len() {
+            self.redone_kinds.resize(number + 1, None);
+        }
+        if let Some(known) = self.redone_kinds.get_mut(number)
+            && !*known.get_or_insert_with(|| is_redone(record))
+        {
+            *self.unsupported.entry(record.kind().to_string()).or_default() += 1;
+        }
+    }
 }
 
 /// Takes WAL into a timeline's index, in order.
@@ -63,16 +97,35 @@ impl Ingest {
     }
 
     /// Takes in `wal`, whose first byte is at [`Ingest::position`]; it is durable already.
-    pub fn feed(&mut self, timeline: &Timeline, mut wal: &[u8]) -> Result<(), Error> {
-        loop {
-            let next = self.decoder.next(&mut wal);
-            let Some(record) = next.map_err(|error| Error::Damaged(error.to_string()))? else {
-                return Ok(());
-            };
-            take_in(timeline, &record)?;
-            let end = record.end_lsn;
+    pub fn feed(&mut self, timeline: &Timeline, wal: &[u8]) -> Result<(), Error> {
+        let mut end = None;
+        let fed = self.take_in(timeline, wal, &mut end);
+        // Once for all: waking those who wait after each record would cost as much as the record.
+        if let Some(end) = end {
             timeline.advance(end);
         }
+        fed
+    }
+
+    /// Takes in what is whole; `end` is that of the last record.
+    fn take_in(
+        &mut self,
+        timeline: &Timeline,
+        mut wal: &[u8],
+        end: &mut Option<Lsn>,
+    ) -> Result<(), Error> {
+        let mut into = Into {
+            index: timeline.level0.borrow_mut(),
+            catalog: timeline.catalog.borrow_mut(),
+            state: timeline.state.borrow_mut(),
+            counters: timeline.counters.borrow_mut(),
+            data_checksums: timeline.manifest.data_checksums,
+        };
+        while let Some(record) = self.decoder.next(&mut wal).map_err(damaged)? {
+            into.take(&record)?;
+            *end = Some(record.end_lsn);
+        }
+        Ok(())
     }
 }
 
@@ -143,64 +196,69 @@ async fn read_up_to(
     Ok(None)
 }
 
-fn take_in(timeline: &Timeline, raw: &RawRecord<'_>) -> Result<(), Error> {
-    let damaged = |error: pg::wal::error::WalError| Error::Damaged(error.to_string());
-    let rmgr = raw.header.rmgr;
-    let mut counters = timeline.counters.borrow_mut();
-    counters.records += 1;
-    counters.bytes += raw.bytes.len() as u64;
-    *counters.by_rmgr.entry(rmgr.name()).or_default() += 1;
-    let (mut index, mut catalog) = (timeline.level0.borrow_mut(), timeline.catalog.borrow_mut());
-    let mut touches =
-        Touches { index: &mut index, catalog: &mut catalog, start: raw.lsn, end: raw.end_lsn };
-    let mut state = timeline.state.borrow_mut();
-    state.take_header(raw)?;
-    let mut changes_pages = false;
-    for block in raw.block_refs() {
-        let block = block.map_err(damaged)?;
-        let effect = if block.starts_anew { Effect::Initial } else { Effect::Change };
-        changes_pages |= !block.starts_anew;
-        touches.block(block.tag, block.number, effect, block.id)?;
-    }
-    let has_effects = effects::has_effects(rmgr);
-    let clears_bits = matches!(rmgr, Rmgr::HEAP | Rmgr::HEAP2);
-    if !has_effects && !clears_bits && !changes_pages {
-        state.end_record();
-        return Ok(());
-    }
-    let record = raw.decode().map_err(damaged)?;
-    if changes_pages && !is_redone(&record, &mut counters.redone_kinds) {
-        *counters.unsupported.entry(record.kind().to_string()).or_default() += 1;
-    }
-    if clears_bits {
-        for cleared in implied_vm_clears(&record) {
-            touches.implied(cleared.node.fork(Fork::Vm), vm::map_block(cleared.heap_block))?;
-        }
-    }
-    if has_effects {
-        for change in effects::effects(&record).map_err(damaged)? {
-            if let Change::ParametersChanged(parameters) = &change {
-                let logged = parameters.wal_log_hints || timeline.manifest.data_checksums;
-                touches.catalog.note_hints_logged(raw.end_lsn, logged);
-            }
-            touches.apply(&change)?;
-            touches.values(&mut state, &change)?;
-        }
-    }
-    state.end_record();
-    Ok(())
+fn damaged(error: pg::wal::error::WalError) -> Error {
+    Error::Damaged(error.to_string())
 }
 
-/// Whether [`pg::redo`] knows this kind of record: tried once for each kind, on an empty page.
-fn is_redone(record: &Record<'_>, known: &mut BTreeMap<RecordKind, bool>) -> bool {
-    let info = record.kind_bits();
-    *known.entry(RecordKind { info, ..record.kind() }).or_insert_with(|| {
-        let changed = record.blocks.iter().find(|block| !block.block_ref().starts_anew);
-        let mut scratch = [0; PAGE_BYTES];
-        let tried = changed
-            .map(|block| redo::redo(record, block.id, &mut scratch, redo::Options::default()));
-        !matches!(tried, Some(Err(error)) if error.fault == Fault::Unsupported)
-    })
+/// What records go into.
+struct Into<'t> {
+    index: RefMut<'t, Index>,
+    catalog: RefMut<'t, Catalog>,
+    state: RefMut<'t, Tracker>,
+    counters: RefMut<'t, Counters>,
+    data_checksums: bool,
+}
+
+impl Into<'_> {
+    fn take(&mut self, raw: &RawRecord<'_>) -> Result<(), Error> {
+        self.counters.note(raw);
+        self.state.take_header(raw)?;
+        let record = raw.decode().map_err(damaged)?;
+        let (start, end) = (raw.lsn, raw.end_lsn);
+        let mut touches =
+            Touches { index: &mut self.index, catalog: &mut self.catalog, start, end };
+        let mut changes_pages = false;
+        for block in record.blocks.iter() {
+            let block = block.block_ref();
+            let effect = if block.starts_anew { Effect::Initial } else { Effect::Change };
+            changes_pages |= !block.starts_anew;
+            touches.block(block.tag, block.number, effect, block.id)?;
+        }
+        if changes_pages {
+            self.counters.note_change(&record);
+        }
+        if matches!(record.rmgr(), Rmgr::HEAP | Rmgr::HEAP2) {
+            for cleared in implied_vm_clears(&record) {
+                touches.implied(cleared.node.fork(Fork::Vm), vm::map_block(cleared.heap_block))?;
+            }
+        }
+        if effects::has_effects(record.rmgr()) {
+            for change in effects::effects(&record).map_err(damaged)? {
+                if let Change::ParametersChanged(parameters) = &change {
+                    let logged = parameters.wal_log_hints || self.data_checksums;
+                    touches.catalog.note_hints_logged(end, logged);
+                }
+                touches.apply(&change)?;
+                touches.values(&mut self.state, &change)?;
+            }
+        }
+        self.state.end_record();
+        Ok(())
+    }
+}
+
+/// A number below 4096 for each kind of record.
+fn kind_number(record: &Record<'_>) -> usize {
+    usize::from(record.rmgr().0) << 4 | usize::from(record.kind_bits() >> 4)
+}
+
+/// Whether [`pg::redo`] knows this kind of record: tried on an empty page.
+fn is_redone(record: &Record<'_>) -> bool {
+    let changed = record.blocks.iter().find(|block| !block.block_ref().starts_anew);
+    let mut scratch = [0; PAGE_BYTES];
+    let tried =
+        changed.map(|block| redo::redo(record, block.id, &mut scratch, redo::Options::default()));
+    !matches!(tried, Some(Err(error)) if error.fault == Fault::Unsupported)
 }
 
 /// Notes the touches of one record.
@@ -221,7 +279,7 @@ impl Touches<'_> {
     fn block(&mut self, tag: RelTag, block: u32, effect: Effect, id: u8) -> Result<(), Error> {
         let position = self.position(effect, id)?;
         let end = self.end;
-        self.catalog.change(tag, |fork| fork.extend(end, block.saturating_add(1)));
+        self.catalog.extend(tag, end, block.saturating_add(1));
         // Images of the free space map are logged now and then: too seldom to rebuild it from them.
         if tag.fork != Fork::Fsm {
             self.index.touch(keys::block(tag, block), position);

@@ -125,9 +125,14 @@ pub fn xid(record: &RawRecord<'_>) -> Vec<u8> {
 /// A record that touches the page as `position` says.
 pub fn record(position: Position, record: &RawRecord<'_>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(RECORD_HEAD + record.bytes.len());
-    let [major, ..] = record.version.major().to_le_bytes();
-    bytes.extend_from_slice(&[RECORD, position.effect.number(), position.block_id, major]);
-    bytes.extend_from_slice(&position.span().to_le_bytes());
-    bytes.extend_from_slice(record.bytes);
+    write_record(position, record, &mut bytes);
     bytes
+}
+
+/// The same, appended.
+pub fn write_record(position: Position, record: &RawRecord<'_>, out: &mut Vec<u8>) {
+    let [major, ..] = record.version.major().to_le_bytes();
+    out.extend_from_slice(&[RECORD, position.effect.number(), position.block_id, major]);
+    out.extend_from_slice(&position.span().to_le_bytes());
+    out.extend_from_slice(record.bytes);
 }

@@ -14,6 +14,7 @@ use pg::oid::Oid;
 use runtime::clock;
 use runtime::fs;
 use storage::store::TimelineStore;
+use storage::turn::Turn;
 
 use crate::catalog::Catalog;
 use crate::error::{Error, PageError};
@@ -57,6 +58,10 @@ pub struct Timeline {
     pub(crate) taken_in: Watch,
     /// Everything up to here is in the store.
     pub(crate) flushed: Watch,
+    /// Who writes to the store.
+    pub(crate) flushing: Turn,
+    /// Up to where there were records when it was looked at last, and since when.
+    pub(crate) idle_since: Cell<(Lsn, clock::Instant)>,
     /// End of what is being written to the store.
     pub(crate) set_aside: Cell<Lsn>,
     /// Earlier moments may be gone, unless they are pinned: see [`crate::retention`].
@@ -186,6 +191,8 @@ impl Timeline {
             ingested: Watch::default(),
             taken_in: Watch::default(),
             flushed: Watch::default(),
+            flushing: Turn::default(),
+            idle_since: Cell::new((flushed, clock::now())),
             set_aside: Cell::new(flushed),
             checkpoint_bytes: settings.checkpoint_bytes,
             index_memory_max: settings.index_memory_max,

@@ -33,9 +33,12 @@ pub struct WalLayout {
 
 impl WalLayout {
     pub(crate) fn path(&self, number: u64) -> PathBuf {
+        self.directory.join(self.name(number).to_string())
+    }
+
+    fn name(&self, number: u64) -> SegmentName {
         let timeline = self.lineage.of_segment(number, self.segment_bytes);
-        let name = SegmentName { timeline, number, segment_bytes: self.segment_bytes };
-        self.directory.join(name.to_string())
+        SegmentName { timeline, number, segment_bytes: self.segment_bytes }
     }
 
     /// Makes a segment durable that an earlier run may have written without coming to sync it.
@@ -52,16 +55,30 @@ impl WalLayout {
     pub async fn remove_before(&self, end: Lsn) -> Result<u64, Error> {
         let first_kept = end.segment(self.segment_bytes);
         let mut freed = 0;
-        for (number, bytes) in self.segments().await? {
+        let former = self.former_segments().await?;
+        let former = former.into_iter().map(|(name, bytes)| (name.number, name.to_string(), bytes));
+        let current = self.segments().await?.into_iter();
+        let current = current.map(|(number, bytes)| (number, self.name(number).to_string(), bytes));
+        // In order, so that a power cut between leaves no gap that was not there.
+        for (number, name, bytes) in former.chain(current) {
             if number >= first_kept {
-                break;
+                continue;
             }
-            let path = self.path(number);
+            let path = self.directory.join(name);
             let removed = fs::remove_file(&path).await;
             removed.map_err(|source| Error::file("remove", &path, source))?;
             freed += bytes;
         }
         Ok(freed)
+    }
+
+    /// Segments that go on under another timeline's name, which has all of their bytes that count.
+    async fn former_segments(&self) -> Result<Vec<(SegmentName, u64)>, Error> {
+        let mut all = self.all_segments().await?;
+        all.retain(|(name, _)| {
+            name.timeline < self.lineage.of_segment(name.number, self.segment_bytes)
+        });
+        Ok(all)
     }
 
     /// Removes the segments before the last gap: a power cut may have brought back some of those that were removed, and
@@ -113,6 +130,18 @@ impl WalLayout {
 
     /// The segments there are, in order, with the bytes each file has; none where there is no directory yet.
     pub async fn segments(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let mut all = self.all_segments().await?;
+        all.retain(|(name, _)| {
+            name.timeline == self.lineage.of_segment(name.number, self.segment_bytes)
+        });
+        let mut found: Vec<(u64, u64)> =
+            all.into_iter().map(|(name, bytes)| (name.number, bytes)).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Those of all timelines.
+    async fn all_segments(&self) -> Result<Vec<(SegmentName, u64)>, Error> {
         let mut found = Vec::new();
         let entries = match fs::read_dir(&self.directory).await {
             Ok(entries) => entries,
@@ -122,12 +151,10 @@ impl WalLayout {
         for entry in entries {
             let name = entry.name.to_string_lossy();
             let Some(segment) = SegmentName::parse(&name, self.segment_bytes) else { continue };
-            let newest = self.lineage.of_segment(segment.number, self.segment_bytes);
-            if segment.timeline == newest && !entry.is_dir {
-                found.push((segment.number, entry.len));
+            if !entry.is_dir {
+                found.push((segment, entry.len));
             }
         }
-        found.sort_unstable();
         Ok(found)
     }
 }
@@ -492,6 +519,36 @@ impl WalReader {
         }
     }
 
+    /// The same within one segment, for bytes that nobody asks for again soon: they go past the cache.
+    pub async fn read_once(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
+        let is_inherited = self.ancestor.is_some() && start < self.from.get();
+        let number = start.segment(self.layout.segment_bytes);
+        if is_inherited
+            || end > self.readable()
+            || number != Lsn(end.0 - 1).segment(self.layout.segment_bytes)
+        {
+            return self.read(start, end).await;
+        }
+        self.bytes_read.set(self.bytes_read.get() + end.bytes_since(start));
+        let file = self.segment(number).await?;
+        let (mut bytes, offset) = (Vec::new(), start.segment_offset(self.layout.segment_bytes));
+        let length = usize::try_from(end.bytes_since(start)).map_err(io::Error::other)?;
+        while bytes.len() < length {
+            let piece = vec![0; length - bytes.len()];
+            let (read, mut piece) = file.read_at(piece, offset + bytes.len() as u64).await;
+            match read? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => piece.truncate(read),
+            }
+            if bytes.is_empty() {
+                bytes = piece;
+            } else {
+                bytes.append(&mut piece);
+            }
+        }
+        Ok(bytes)
+    }
+
     async fn read_own(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
         let (first, last) = (start.0 / READ_BYTES, end.0.saturating_sub(1) / READ_BYTES);
         self.bytes_read.set(self.bytes_read.get() + end.bytes_since(start));
@@ -605,6 +662,31 @@ mod tests {
             });
         }
         assert!(gaps.get() > 0, "the disk brings some back");
+    }
+
+    #[test]
+    fn the_half_segment_of_a_former_timeline_goes_with_the_others() {
+        with_segments(1, async |layout| {
+            layout.lineage.switch(2, segment(3) + 5000);
+            let mut writer = WalWriter::new(layout.clone());
+            for number in 3..=6 {
+                let wal = vec![7; SEGMENT_BYTES as usize];
+                writer.append(segment(number), wal).await.0.expect("written");
+            }
+            let names = async || -> Vec<String> {
+                let entries = fs::read_dir(&layout.directory).await.expect("read");
+                let names = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned());
+                let mut names: Vec<String> = names.collect();
+                names.sort_unstable();
+                names
+            };
+            // 1 to 6 on the first timeline, 3 to 6 on the second.
+            assert_eq!(names().await.len(), 10);
+            let freed = layout.remove_before(segment(4)).await.expect("removed");
+            assert_eq!(freed, 4 * u64::from(SEGMENT_BYTES), "1, 2, and 3 of both");
+            assert_eq!(numbers(&layout).await, [4, 5, 6]);
+            assert_eq!(names().await.len(), 6, "{:?}", names().await);
+        });
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Following Postgres: physical WAL over streaming replication, made durable, taken in, acknowledged.
 //!
-//! Steps of the loop: gather what has arrived (up to a bound), write and sync it, take its records into the
-//! index, tell Postgres. While the disk is slow nothing is read from the connection: that is the
-//! back-pressure.
+//! Steps of the loop: gather what has arrived (up to a bound), write and sync it, tell Postgres, take its records into
+//! the index. While one piece is written and synced, the records of the one before are taken in and the next one is
+//! gathered. When that is full, nothing is read from the connection: that is the back-pressure.
 //! Invariant: `flushed` in a status message never exceeds what is synced; `applied` never exceeds what the
 //! index has.
 
+use std::future::{pending, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use pg::lsn::Lsn;
@@ -19,13 +22,14 @@ use pg::wire::frontend;
 use pg::wire::replication::command::Command;
 use pg::wire::replication::{FromSender, POSTGRES_EPOCH_UNIX_MICROS, StandbyStatus};
 use runtime::clock::{self, Instant};
+use runtime::executor;
 
 use crate::connection::{Connection, malformed, unexpected};
 use crate::error::Error;
 use crate::ingest::Ingest;
 use crate::limits::{
-    ROOM_LOOK_INTERVAL, SILENT_INTERVALS_MAX, WAL_ACKNOWLEDGED_FIRST_BYTES, WAL_OVERLAP_BYTES,
-    WAL_WRITE_BYTES_MAX,
+    ROOM_LOOK_INTERVAL, SILENT_INTERVALS_MAX, WAL_ACKNOWLEDGED_FIRST_BYTES, WAL_GATHERED_BYTES_MAX,
+    WAL_OVERLAP_BYTES, WAL_TAKEN_IN_BYTES, WAL_WRITE_BYTES_MAX,
 };
 use crate::timeline::Timeline;
 use crate::wal_store::WalWriter;
@@ -41,19 +45,28 @@ pub struct WalReceiver<'t> {
     ingest: &'t mut Ingest,
     /// Where the stream goes on.
     from: Lsn,
-    /// WAL received and not yet durable; it begins at the timeline's durable end.
-    buffer: Vec<u8>,
-    /// The sender's end of WAL, as it said last.
-    sender_end: Lsn,
+    arrived: Arrived,
+    /// WAL that is durable and not yet in the index; the first so many bytes of it are.
+    durable: (Vec<u8>, usize),
+    /// What went wrong with the connection while WAL was written: what has arrived before that comes first.
+    failed: Option<Error>,
     status_interval: Duration,
     /// What the last status message said, and when it was sent.
     reported: (Lsn, Lsn),
     reported_at: Instant,
-    /// The sender wants a status message now.
-    reply_requested: bool,
     /// The link of the first record to the last one here is still to be checked.
     unchecked: bool,
     received_at: Instant,
+}
+
+/// What has come from the sender.
+struct Arrived {
+    /// WAL received and not yet durable; it begins at the timeline's durable end, or behind what is being written.
+    buffer: Vec<u8>,
+    /// The sender's end of WAL, as it said last.
+    sender_end: Lsn,
+    /// The sender wants a status message now.
+    reply_requested: bool,
 }
 
 /// What the receiver tells its owner after each step.
@@ -76,12 +89,16 @@ impl<'t> WalReceiver<'t> {
             writer,
             ingest,
             from: timeline.durable(),
-            buffer: Vec::new(),
-            sender_end: Lsn::INVALID,
+            arrived: Arrived {
+                buffer: Vec::new(),
+                sender_end: Lsn::INVALID,
+                reply_requested: false,
+            },
+            durable: (Vec::new(), 0),
+            failed: None,
             status_interval,
             reported: (Lsn::INVALID, Lsn::INVALID),
             reported_at: clock::now(),
-            reply_requested: false,
             unchecked: true,
             received_at: clock::now(),
         }
@@ -91,8 +108,8 @@ impl<'t> WalReceiver<'t> {
     pub async fn probe(mut self, connection: &mut Connection) -> Result<(), Error> {
         self.from = self.timeline.ingested();
         self.start(connection, None).await?;
-        while self.unchecked && self.from < self.sender_end {
-            let expected = self.from + self.buffer.len() as u64;
+        while self.unchecked && self.from < self.arrived.sender_end {
+            let expected = self.from + self.arrived.buffer.len() as u64;
             self.gather_one(connection, expected).await?;
             self.check_continuation().await?;
         }
@@ -110,8 +127,33 @@ impl<'t> WalReceiver<'t> {
         stop: &Watch,
         report: impl Fn(Position),
     ) -> Result<(), Error> {
+        self.catch_up().await?;
+        let ended = self.stream(connection, slot, stop, report).await;
+        // What is durable can be asked for, however the stream ended.
+        self.take_in_all().await?;
+        ended
+    }
+
+    /// Takes in what an earlier stream made durable and did not come to take in.
+    async fn catch_up(&mut self) -> Result<(), Error> {
+        while self.ingest.position() < self.timeline.durable() {
+            let from = self.ingest.position();
+            let until = self.timeline.durable().min(from + WAL_WRITE_BYTES_MAX as u64);
+            let wal = self.own(from, until).await?;
+            self.ingest.feed(self.timeline, &wal)?;
+        }
+        Ok(())
+    }
+
+    async fn stream(
+        &mut self,
+        connection: &mut Connection,
+        slot: &str,
+        stop: &Watch,
+        report: impl Fn(Position),
+    ) -> Result<(), Error> {
         self.start(connection, Some(slot)).await?;
-        if self.buffer.is_empty() {
+        if self.arrived.buffer.is_empty() {
             self.timeline.taken_in.raise(self.from.0);
         }
         report(self.position());
@@ -123,16 +165,19 @@ impl<'t> WalReceiver<'t> {
             let received = unless_stopped(stop, self.receive(connection)).await;
             // Before anything else, an error of the connection included: what has arrived counts.
             self.check_continuation().await?;
-            if !self.buffer.is_empty() && !self.unchecked {
+            if !self.arrived.buffer.is_empty() && !self.unchecked {
                 self.store(connection).await?;
             }
             match received {
                 Some(received) => received?,
-                None => return self.leave(connection).await,
+                None => {
+                    self.take_in_all().await?;
+                    return self.leave(connection).await;
+                }
             }
             report(self.position());
             let now = (self.timeline.durable(), self.timeline.ingested());
-            if now != self.reported || self.reply_requested || self.is_status_due() {
+            if now != self.reported || self.arrived.reply_requested || self.is_status_due() {
                 self.send_status(connection).await?;
             }
         }
@@ -190,10 +235,10 @@ impl<'t> WalReceiver<'t> {
         let mut head = Vec::new();
         while begin + (head.len() as u64) < end {
             self.gather_one(connection, begin + head.len() as u64).await?;
-            head.append(&mut self.buffer);
+            head.append(&mut self.arrived.buffer);
         }
         let length = usize::try_from(end.bytes_since(begin)).unwrap_or(usize::MAX);
-        self.buffer = head.split_off(length);
+        self.arrived.buffer = head.split_off(length);
         Ok(head)
     }
 
@@ -205,7 +250,7 @@ impl<'t> WalReceiver<'t> {
 
     /// Whether the first record that comes links to the last one here, as soon as enough of it has come to tell.
     async fn check_continuation(&mut self) -> Result<(), Error> {
-        if !self.unchecked || self.buffer.is_empty() {
+        if !self.unchecked || self.arrived.buffer.is_empty() {
             return Ok(());
         }
         let start = self.from;
@@ -221,14 +266,14 @@ impl<'t> WalReceiver<'t> {
             .expect_previous(last.start);
         // A compute's first record is the checkpoint that it was started with; a server without it is none of ours.
         let is_first = self.timeline.ancestor.as_ref().is_some_and(|(_, at)| *at == start);
-        match decoder.next(&mut self.buffer.as_slice()) {
+        match decoder.next(&mut self.arrived.buffer.as_slice()) {
             Ok(Some(record)) if is_first && !is_shutdown_checkpoint(&record) => {
                 return Err(self.another_history());
             }
             Ok(Some(_)) => self.unchecked = false,
             Ok(None) if is_first => {}
             // Its header comes first.
-            Ok(None) => self.unchecked = self.buffer.len() < RECORD_START_BYTES,
+            Ok(None) => self.unchecked = self.arrived.buffer.len() < RECORD_START_BYTES,
             Err(_) => return Err(self.another_history()),
         }
         Ok(())
@@ -249,6 +294,7 @@ impl<'t> WalReceiver<'t> {
         connection: &Connection,
         stop: &Watch,
     ) -> Result<bool, Error> {
+        self.take_in_all().await?;
         while self.timeline.is_full() {
             let next = self.timeline.flushed.get() + 1;
             let flushed = self.timeline.flushed.reaches(next);
@@ -268,19 +314,22 @@ impl<'t> WalReceiver<'t> {
 
     /// Waits for WAL, or until a status message is due; then takes what else has arrived.
     async fn receive(&mut self, connection: &mut Connection) -> Result<(), Error> {
-        let expected = self.timeline.durable() + self.buffer.len() as u64;
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let expected = self.timeline.durable() + self.arrived.buffer.len() as u64;
         let left = self.status_interval.saturating_sub(clock::now() - self.reported_at);
-        if self.buffer.is_empty() || self.unchecked {
+        if self.arrived.buffer.is_empty() || self.unchecked {
             match clock::timeout(left, self.gather_one(connection, expected)).await {
                 Ok(gathered) => gathered?,
                 Err(_elapsed) => return self.check_silence(),
             }
         }
         self.received_at = clock::now();
-        while self.buffer.len() < WAL_WRITE_BYTES_MAX {
+        while self.arrived.buffer.len() < WAL_GATHERED_BYTES_MAX {
             let Some(message) = connection.try_receive()? else { break };
-            let expected = self.timeline.durable() + self.buffer.len() as u64;
-            self.take(message.kind, connection.body(&message), expected)?;
+            let expected = self.timeline.durable() + self.arrived.buffer.len() as u64;
+            self.arrived.take(message.kind, connection.body(&message), expected)?;
         }
         Ok(())
     }
@@ -304,55 +353,61 @@ impl<'t> WalReceiver<'t> {
         expected: Lsn,
     ) -> Result<(), Error> {
         let message = connection.receive().await?;
-        self.take(message.kind, connection.body(&message), expected)
+        self.arrived.take(message.kind, connection.body(&message), expected)
     }
 
-    fn take(&mut self, message_kind: u8, body: &[u8], expected: Lsn) -> Result<(), Error> {
-        match message_kind {
-            kind::COPY_DATA => {}
-            // The server has gone on to another timeline: see `promotion`.
-            kind::COPY_DONE => return Err(Error::TimelineEnded),
-            // What a walsender says when its server shuts down and we have everything.
-            kind::COMMAND_COMPLETE => return Err(Error::StreamEnded),
-            other => return Err(unexpected(other, "streaming replication")),
-        }
-        match FromSender::read(body).map_err(malformed)? {
-            FromSender::XLogData(data) => {
-                if data.start != expected {
-                    let message = format!("WAL from {} where {expected} is next", data.start);
-                    return Err(Error::Protocol(message));
+    /// Makes what has arrived durable. While it is being written, what is durable already is taken in, and more may arrive.
+    async fn store(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        let WalReceiver { timeline, writer, ingest, arrived, durable, failed, .. } = self;
+        let start = timeline.durable();
+        let wal = std::mem::take(&mut arrived.buffer);
+        let end = start + wal.len() as u64;
+        let (result, wal) = {
+            let mut writing = pin!(writer.append(start, wal));
+            let mut meanwhile = pin!(async {
+                take_in(timeline, ingest, durable).await?;
+                arrived.gather(connection, end).await
+            });
+            poll_fn(|context| {
+                if let Poll::Ready(written) = writing.as_mut().poll(context) {
+                    return Poll::Ready(written);
                 }
-                self.sender_end = data.end.max(data.start + data.wal.len() as u64);
-                self.buffer.extend_from_slice(data.wal);
-            }
-            FromSender::Keepalive(keepalive) => {
-                self.sender_end = keepalive.end;
-                self.reply_requested |= keepalive.reply_requested;
-            }
+                if failed.is_none()
+                    && let Poll::Ready(Err(error)) = meanwhile.as_mut().poll(context)
+                {
+                    *failed = Some(error);
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        result?;
+        self.timeline.wal.set_readable(end);
+        if wal.len() >= WAL_ACKNOWLEDGED_FIRST_BYTES {
+            // A commit waits for this; the error, if it is one, comes again when the loop goes on.
+            let _sent = self.send_status(connection).await;
+        }
+        self.take_in_all().await?;
+        self.durable = (wal, 0);
+        if self.arrived.buffer.is_empty() {
+            self.take_in_all().await?;
         }
         Ok(())
     }
 
-    /// Makes the buffer durable and takes it in.
-    async fn store(&mut self, connection: &Connection) -> Result<(), Error> {
-        let start = self.timeline.durable();
-        let (result, buffer) = self.writer.append(start, std::mem::take(&mut self.buffer)).await;
-        result?;
-        self.timeline.wal.set_readable(start + buffer.len() as u64);
-        if buffer.len() >= WAL_ACKNOWLEDGED_FIRST_BYTES {
-            // A commit waits for this; the error, if it is one, comes again when the loop goes on.
-            let _sent = self.send_status(connection).await;
+    /// Takes in all that is durable.
+    async fn take_in_all(&mut self) -> Result<(), Error> {
+        take_in(self.timeline, self.ingest, &mut self.durable).await?;
+        if self.arrived.buffer.capacity() == 0 {
+            self.arrived.buffer = std::mem::take(&mut self.durable).0;
+            self.arrived.buffer.clear();
         }
-        self.ingest.feed(self.timeline, &buffer)?;
-        self.timeline.taken_in.raise(self.timeline.durable().0);
-        self.buffer = buffer;
-        self.buffer.clear();
         Ok(())
     }
 
     fn position(&self) -> Position {
         let durable = self.timeline.durable();
-        let sender_end = self.sender_end.max(durable);
+        let sender_end = self.arrived.sender_end.max(durable);
         Position { sender_end, durable, ingested: self.timeline.ingested() }
     }
 
@@ -384,9 +439,63 @@ impl<'t> WalReceiver<'t> {
         connection.send(&packet).await?;
         self.reported = (flushed, applied);
         self.reported_at = clock::now();
-        self.reply_requested = false;
+        self.arrived.reply_requested = false;
         Ok(())
     }
+}
+
+impl Arrived {
+    fn take(&mut self, message_kind: u8, body: &[u8], expected: Lsn) -> Result<(), Error> {
+        match message_kind {
+            kind::COPY_DATA => {}
+            // The server has gone on to another timeline: see `promotion`.
+            kind::COPY_DONE => return Err(Error::TimelineEnded),
+            // What a walsender says when its server shuts down and we have everything.
+            kind::COMMAND_COMPLETE => return Err(Error::StreamEnded),
+            other => return Err(unexpected(other, "streaming replication")),
+        }
+        match FromSender::read(body).map_err(malformed)? {
+            FromSender::XLogData(data) => {
+                if data.start != expected {
+                    let message = format!("WAL from {} where {expected} is next", data.start);
+                    return Err(Error::Protocol(message));
+                }
+                self.sender_end = data.end.max(data.start + data.wal.len() as u64);
+                self.buffer.extend_from_slice(data.wal);
+            }
+            FromSender::Keepalive(keepalive) => {
+                self.sender_end = keepalive.end;
+                self.reply_requested |= keepalive.reply_requested;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes WAL from `from` on as it arrives, until there is enough; then waits for ever.
+    async fn gather(&mut self, connection: &mut Connection, from: Lsn) -> Result<(), Error> {
+        while self.buffer.len() < WAL_GATHERED_BYTES_MAX {
+            let message = connection.receive().await?;
+            let expected = from + self.buffer.len() as u64;
+            self.take(message.kind, connection.body(&message), expected)?;
+        }
+        pending().await
+    }
+}
+
+/// Takes in what is durable, in pieces between which other tasks have a turn.
+async fn take_in(
+    timeline: &Timeline,
+    ingest: &mut Ingest,
+    (wal, taken): &mut (Vec<u8>, usize),
+) -> Result<(), Error> {
+    while *taken < wal.len() {
+        executor::yield_now().await;
+        let until = wal.len().min(*taken + WAL_TAKEN_IN_BYTES);
+        ingest.feed(timeline, wal.get(*taken..until).unwrap_or_default())?;
+        *taken = until;
+        timeline.taken_in.raise(ingest.position().0);
+    }
+    Ok(())
 }
 
 /// `XLOG_CHECKPOINT_SHUTDOWN`.
