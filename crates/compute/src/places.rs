@@ -22,6 +22,8 @@ pub struct Places {
     pub wal: PathBuf,
     /// Who may log in.
     pub hba: PathBuf,
+    /// A replica's password for the page service.
+    pub password: PathBuf,
 }
 
 impl Places {
@@ -34,6 +36,7 @@ impl Places {
             overlay: directory.join("overlay"),
             wal: directory.join("pg_wal"),
             hba: directory.join("pg_hba.conf"),
+            password: directory.join("pgpass"),
         }
     }
 

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use pageserver::connection::Login;
+use pageserver::replica;
 use pg::datadir::relation::RelTag;
 use pg::lsn::Lsn;
 use runtime::clock;
@@ -82,6 +83,11 @@ pub fn run(options: &Options, ready: impl FnOnce(Ready)) -> Result<(), Error> {
     let owner = (effective_uid(), runtime::identity::effective_gid());
     let written = blocking::write_atomic(&places.hba, HBA.as_bytes());
     written.map_err(|source| Error::file("write", &places.hba, source))?;
+    if options.wanted.follows.is_some() {
+        let line = replica::password_line(&options.login);
+        let written = blocking::write_atomic(&places.password, line.as_bytes());
+        written.map_err(|source| Error::file("write", &places.password, source))?;
+    }
     let served = block_on(&io::Options::default(), serve(options, &places, mounted, owner, ready));
     let served = served
         .map_err(|source| Error::file("start an event loop for", &places.directory, source))?;
@@ -187,7 +193,10 @@ async fn start(
     }
     let fetched = began.elapsed();
     let lsn = skeleton.image.facts.lsn;
-    let tree = branch::tree(&skeleton, places, owner)?;
+    let mut tree = branch::tree(&skeleton, places, owner)?;
+    if options.wanted.follows.is_some() {
+        tree.refuse_links();
+    }
     let failed = |source| Error::Mount { mountpoint: places.data.clone(), source };
     let mount = mounted.serve().map_err(failed)?;
     let pages = Rc::new(Pages::new(options.login.clone(), lsn));
@@ -201,7 +210,7 @@ async fn start(
     let serving = executor::spawn(async move { served.serve().await });
     server::old_one_gone(places, options.wanted.port).await;
     let prepared = skeleton.prepared_transactions;
-    let settings = settings(&options.wanted, places, &skeleton.control, prepared);
+    let settings = settings(&options.wanted, &options.login, places, &skeleton.control, prepared);
     let child = server::spawn(&options.program, places, &settings)?;
     if let Err(error) = server::ready(&file_system, &child).await {
         server::end(&child).await;

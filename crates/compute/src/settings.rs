@@ -12,6 +12,8 @@
 
 use std::path::PathBuf;
 
+use pageserver::connection::Login;
+use pageserver::replica;
 use pg::datadir::control::ControlFile;
 
 use crate::places::Places;
@@ -22,6 +24,8 @@ pub struct Wanted {
     pub port: u16,
     /// Who must have received a commit before it is acknowledged; `None`: nobody follows.
     pub standby: Option<String>,
+    /// It follows this branch.
+    pub follows: Option<String>,
     /// The operator's, by name; they win.
     pub settings: Vec<(String, String)>,
 }
@@ -36,6 +40,7 @@ pub const HBA: &str = "local all all trust\nlocal replication all trust\n";
 #[must_use]
 pub fn settings(
     wanted: &Wanted,
+    login: &Login,
     places: &Places,
     control: &ControlFile,
     prepared_transactions: usize,
@@ -80,8 +85,16 @@ pub fn settings(
         // Shared memory as mapped files cannot be on the mount.
         ("dynamic_shared_memory_type", "posix".to_owned()),
     ];
-    let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
-    fixed.chain(wanted.settings.iter().cloned()).collect()
+    let following = wanted.follows.iter();
+    let following = following.flat_map(|branch| replica::settings(login, branch, &places.password));
+    let fixed = fixed.into_iter().chain(following);
+    let mut all: Vec<_> = fixed.map(|(name, value)| (name.to_owned(), value)).collect();
+    all.extend(wanted.settings.iter().cloned());
+    if wanted.follows.is_some() {
+        let minimums = replica::minimums(parameters, &all);
+        all.extend(minimums);
+    }
+    all
 }
 
 fn on_off(on: bool) -> &'static str {

@@ -26,6 +26,7 @@ pub struct Tree {
     next: u64,
     uid: u32,
     gid: u32,
+    takes_links: bool,
 }
 
 #[derive(Debug)]
@@ -60,10 +61,17 @@ pub struct Entry {
 impl Tree {
     #[must_use]
     pub fn new(uid: u32, gid: u32) -> Tree {
-        let mut tree = Tree { nodes: HashMap::default(), next: ROOT + 1, uid, gid };
+        let mut tree =
+            Tree { nodes: HashMap::default(), next: ROOT + 1, uid, gid, takes_links: true };
         let kind = Kind::Directory(BTreeMap::new());
         tree.nodes.insert(ROOT, Node::new(ROOT, 0o700, kind));
         tree
+    }
+
+    /// From now on no links are made. A replica that replays `CREATE TABLESPACE` would make one to the directory of the
+    /// server that it follows, and write there.
+    pub fn refuse_links(&mut self) {
+        self.takes_links = false;
     }
 
     /// Adds what is at `path` (relative, with slashes) and the directories above it.
@@ -226,6 +234,9 @@ impl Tree {
     ) -> Result<Attributes, Errno> {
         if self.children(parent)?.contains_key(name) {
             return Err(Errno::Exists);
+        }
+        if matches!(kind, Kind::Link(_)) && !self.takes_links {
+            return Err(Errno::NotPermitted);
         }
         let made = self.attach(parent, name, permissions & PERMISSIONS, kind);
         let node = made.map_err(|_too_many| Errno::NoSpace)?;

@@ -51,10 +51,13 @@ pub struct Line {
     pub branch: String,
     pub lsn: Option<String>,
     pub phase: Phase,
-    /// It refuses to be written, for it is a moment of the past.
+    /// It refuses to be written, for it is a moment of the past, or follows the branch.
     pub read_only: bool,
     /// What is written to it stays; otherwise it is thrown away.
     pub writes_branch: bool,
+    /// It follows the branch.
+    #[serde(default)]
+    pub replica: bool,
     /// Of the pooler.
     pub clients: u64,
     /// Since somebody asked for it or was connected.
@@ -111,8 +114,8 @@ impl Handle {
         self.keeps_main.then(|| MAIN.to_owned())
     }
 
-    /// Starts a compute of a branch, an LSN, a time, `BRANCH@LSN` or `BRANCH@TIME`, with or without `?ephemeral`, unless
-    /// it runs; answers when it takes connections. `None` if nothing starts computes here (yet).
+    /// Starts a compute of a branch, an LSN, a time, `BRANCH@LSN` or `BRANCH@TIME`, with or without `?ephemeral` or
+    /// `?replica`, unless it runs; answers when it takes connections. `None` if nothing starts computes here (yet).
     pub async fn start(&self, target: String) -> Option<Result<Line, Refusal>> {
         self.ask(|reply| Order::Start(target, reply)).await
     }

@@ -145,6 +145,11 @@ pub enum PageError {
         requested: Lsn,
         horizon: Lsn,
     },
+    /// WAL that a replica would have to replay is not kept any more.
+    WalGone {
+        needed: Lsn,
+        oldest: Lsn,
+    },
     /// There is no base backup yet.
     NotReady,
     /// The branch was deleted.
@@ -193,6 +198,7 @@ impl PageError {
             PageError::TooOld { .. }
             | PageError::Forgotten { .. }
             | PageError::BeyondEnd { .. } => SqlState::INVALID_PARAMETER_VALUE,
+            PageError::WalGone { .. } => SqlState::UNDEFINED_FILE,
             PageError::NoBranch { .. } => SqlState::INVALID_CATALOG_NAME,
             PageError::NoRelation { .. } => SqlState::UNDEFINED_TABLE,
             PageError::NotLogged { .. } | PageError::Unsupported { .. } => {
@@ -210,6 +216,9 @@ impl PageError {
             PageError::Unsupported { why, .. } => report.with_detail(why.clone()),
             PageError::Unknown { .. } => report.with_hint("name an LSN"),
             PageError::NotReady => report.with_hint("the base backup is still being taken"),
+            PageError::WalGone { oldest, .. } => report
+                .with_detail(format!("the oldest WAL here begins at {oldest}"))
+                .with_hint("wait for the branch's next checkpoint; pageserver.wal_keep_bytes says how much WAL is kept"),
             PageError::Forgotten { .. } => report.with_hint(
                 "pageserver.retention_seconds and pageserver.retention_bytes say how much is kept",
             ),
@@ -232,6 +241,9 @@ impl fmt::Display for PageError {
             }
             PageError::Forgotten { requested, horizon } => {
                 write!(f, "LSN {requested} is not kept any more: what is kept begins at {horizon}")
+            }
+            PageError::WalGone { needed, .. } => {
+                write!(f, "a replica would begin with the WAL from {needed} on, which has already been removed")
             }
             PageError::NotReady => f.write_str("there is no base backup yet"),
             PageError::NoBranch { branch } => write!(f, "there is no branch \"{branch}\""),

@@ -46,6 +46,7 @@ pub mod page_service;
 pub mod payload;
 pub mod promotion;
 pub mod remote;
+pub mod replica;
 pub mod restore;
 pub mod retention;
 mod sealed;

@@ -19,10 +19,12 @@ use crate::wal_store::Hold;
 
 pub mod base_directory;
 pub mod cluster_state;
+pub mod standby;
 pub mod transaction_logs;
 
 use base_directory::BaseDirectory;
 use cluster_state::ClusterState;
+use standby::Standby;
 
 /// A cluster as of one moment.
 pub struct Moment {
@@ -32,6 +34,8 @@ pub struct Moment {
     pub state: ClusterState,
     pub base: BaseDirectory,
     pub image: BootImage,
+    /// For a server that is to follow the branch: `image` is not for that.
+    pub standby: Option<Standby>,
     /// Received WAL reaches back to here.
     received_from: Lsn,
     /// It stays readable, and its WAL on disk.
@@ -68,10 +72,40 @@ impl Moment {
                 return Err(cannot(state.end, &what));
             }
         }
-        let mut moment = Moment { lsn, timeline, state, base, image, received_from, _kept: kept };
+        let mut moment = Moment {
+            lsn,
+            timeline,
+            state,
+            base,
+            image,
+            standby: None,
+            received_from,
+            _kept: kept,
+        };
         let wal_start = moment.wal_start();
         moment._kept.1.advance(wal_start);
         Ok(moment)
+    }
+
+    /// The same for a server that is to follow the branch from there.
+    pub async fn to_follow(timeline: Rc<Timeline>, lsn: Lsn) -> Result<Moment, PageError> {
+        let mut moment = Moment::of(timeline, lsn).await?;
+        let standby = Standby::of(&moment.timeline, &moment.state, &moment.image).await?;
+        moment.standby = Some(standby);
+        Ok(moment)
+    }
+
+    /// `global/pg_control`.
+    pub fn control(&self) -> &[u8] {
+        self.standby.as_ref().map_or(&self.image.control, |standby| &standby.control)
+    }
+
+    /// Where a server starts, and on which of Postgres' timelines.
+    pub fn start(&self) -> (Lsn, u32) {
+        match &self.standby {
+            Some(standby) => (standby.redo, standby.timeline),
+            None => (self.image.checkpoint, self.postgres_timeline()),
+        }
     }
 
     /// Where the segment begins that a server starts from.
@@ -85,9 +119,9 @@ impl Moment {
         self.timeline.postgres_timeline_before(self.lsn)
     }
 
-    /// Where the WAL of this moment ends: behind the checkpoint.
+    /// Where the WAL of this moment ends: behind the checkpoint. For a server that follows there is none of our own.
     pub fn wal_end(&self) -> Lsn {
-        self.image.end
+        if self.standby.is_some() { self.state.end } else { self.image.end }
     }
 
     /// The WAL from `start` (not before [`Moment::wal_start`]) up to `end`; zeroes behind its end.

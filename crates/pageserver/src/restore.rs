@@ -14,6 +14,7 @@ use crate::basebackup::{Progress, position, results};
 use crate::client::ClientError;
 use crate::connection::{Connection, Login, malformed, unexpected};
 use crate::error::Error;
+use crate::replica;
 
 /// File bytes gathered before they are written.
 const WRITE_BYTES: usize = 256 << 10;
@@ -21,7 +22,7 @@ const WRITE_BYTES: usize = 256 << 10;
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
-    /// Where the server will start: behind the last record of the moment.
+    /// Where the server will start, or a replica be consistent: behind the last record of the moment.
     pub lsn: Lsn,
     pub timeline: u32,
     pub files: u64,
@@ -74,7 +75,11 @@ pub async fn restore(
             other => return Err(unexpected(other, "BASE_BACKUP").into()),
         }
     }
-    let _end = results(&mut connection, kind::READY_FOR_QUERY).await?;
+    let end = results(&mut connection, kind::READY_FOR_QUERY).await?;
+    if login.database.ends_with(replica::OPTION) {
+        // Its replay begins earlier.
+        (writer.restored.lsn, writer.restored.timeline) = position(&end)?;
+    }
     writer.finish().await
 }
 

@@ -69,7 +69,7 @@ fn refused(refusal: &Refusal) -> Response {
     }
 }
 
-/// `{"branch", "lsn"?, "ephemeral"?}`; `lsn` may be a time, too.
+/// `{"branch", "lsn"?, "ephemeral"?, "replica"?}`; `lsn` may be a time, too.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
@@ -77,6 +77,8 @@ struct Body {
     lsn: Option<String>,
     #[serde(default)]
     ephemeral: bool,
+    #[serde(default)]
+    replica: bool,
 }
 
 /// The target as the pooler's clients would write it: `?target=` or a body.
@@ -85,10 +87,15 @@ fn wanted(query: &[(String, String)], body: Option<&Value>) -> Result<String, St
         return Ok(target.to_owned());
     }
     let body = body.ok_or("the body is missing: {\"branch\"}")?;
-    let Body { branch, lsn, ephemeral } =
+    let Body { branch, lsn, ephemeral, replica } =
         Body::deserialize(body).map_err(|error| error.to_string())?;
     let at = lsn.map_or_else(String::new, |lsn| format!("@{lsn}"));
-    let option = if ephemeral { "?ephemeral" } else { "" };
+    let option = match (ephemeral, replica) {
+        (true, true) => return Err("a replica is never written: it is not ephemeral".to_owned()),
+        (true, false) => "?ephemeral",
+        (false, true) => "?replica",
+        (false, false) => "",
+    };
     Ok(format!("{branch}{at}{option}"))
 }
 
@@ -132,6 +139,8 @@ mod tests {
         assert_eq!(wanted(&[], Some(&body)), Ok("a@0/10?ephemeral".to_owned()));
         let query = [("target".to_owned(), "a@0/10?ephemeral".to_owned())];
         assert_eq!(wanted(&query, None), wanted(&[], Some(&body)));
+        let replica = json!({ "branch": "a", "replica": true });
+        assert_eq!(wanted(&[], Some(&replica)), Ok("a?replica".to_owned()));
         assert!(wanted(&[], Some(&json!({ "brunch": "a" }))).is_err());
         assert!(wanted(&[], None).is_err());
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueHint};
+use pageserver::replica;
 use pg::lsn::Lsn;
 use serde_json::{Value, from_value};
 
@@ -26,6 +27,9 @@ pub enum ComputeCommand {
         /// A copy to write to, which is thrown away when it stops
         #[arg(long)]
         ephemeral: bool,
+        /// A copy to read, which follows the branch
+        #[arg(long, conflicts_with = "ephemeral")]
+        replica: bool,
         /// Print as JSON
         #[arg(long)]
         json: bool,
@@ -54,10 +58,12 @@ pub enum ComputeCommand {
 const START_EXAMPLE: &str = "Example:
   howdah compute start feature
   howdah compute start feature --ephemeral
+  howdah compute start main --replica
   howdah compute start 0/16B3748
   howdah compute start main@2026-11-19T10:00:00Z
 
-The pooler does the same for whoever connects to shop@feature, shop@0/16B3748, shop@feature?ephemeral.";
+The pooler does the same for whoever connects to shop@feature, shop@0/16B3748, shop@feature?ephemeral,
+shop@main?replica.";
 
 const RUN_EXAMPLE: &str = "Example:
   howdah compute run --branch main --lsn 0/16B3748 --page-server 127.0.0.1:6430 --dir /srv/compute
@@ -80,6 +86,9 @@ pub struct RunOptions {
     /// Throw away what is written, at the branch's end, too
     #[arg(long, conflicts_with = "lsn")]
     pub ephemeral: bool,
+    /// Follow the branch from its end on, and be read
+    #[arg(long, conflicts_with_all = ["lsn", "ephemeral"])]
+    pub replica: bool,
     /// Page service, HOST:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub page_server: String,
@@ -111,8 +120,12 @@ pub struct RunOptions {
 
 pub(super) fn run(command: &ComputeCommand, api: &Api, environment: &Environment) -> Result<()> {
     match command {
-        ComputeCommand::Start { target, ephemeral, json } => {
-            let option = if *ephemeral { "?ephemeral" } else { "" };
+        ComputeCommand::Start { target, ephemeral, replica, json } => {
+            let option = match (ephemeral, replica) {
+                (true, _) => "?ephemeral",
+                (_, true) => "?replica",
+                _ => "",
+            };
             let target = escaped(&format!("{target}{option}"));
             let value = api.post(&format!("/v1/computes?target={target}"))?;
             if *json {
@@ -155,6 +168,7 @@ fn shown(compute: &Line) -> String {
     };
     let kind = match (compute.writes_branch, compute.read_only) {
         (true, _) => "writes the branch",
+        _ if compute.replica => "replica",
         (false, true) => "read-only",
         (false, false) => "ephemeral",
     };
@@ -172,12 +186,14 @@ fn shown(compute: &Line) -> String {
 fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<()> {
     let database = match options.lsn {
         Some(lsn) => format!("{}@{lsn}", options.branch),
+        None if options.replica => format!("{}{}", options.branch, replica::OPTION),
         None => options.branch.clone(),
     };
-    let writes = options.lsn.is_none() && !options.ephemeral;
+    let writes = options.lsn.is_none() && !options.ephemeral && !options.replica;
     let absolute = std::path::absolute(&options.dir);
     let run = directory::Options {
         branch: options.branch.clone(),
+        follows: options.replica,
         standby: writes.then(|| options.standby.clone()),
         login: api.credentials.login(&options.page_server, &database)?,
         directory: absolute.or_fail(format_args!("\"{}\"", options.dir.display()))?,

@@ -7,7 +7,9 @@
 use std::path::{Path, PathBuf};
 
 use pageserver::connection::Login;
+use pageserver::replica;
 use pageserver::restore::restore;
+use pg::datadir::control::ControlFile;
 use runtime::clock;
 use runtime::executor::block_on;
 use runtime::fs::blocking as fs;
@@ -36,6 +38,8 @@ pub struct Options {
     pub branch: String,
     /// What it is written by; `None`: nobody follows, and all is thrown away at the end.
     pub standby: Option<String>,
+    /// It follows the branch.
+    pub follows: bool,
     /// Who we are to the page service, and at which moment of which branch.
     pub login: Login,
     pub directory: PathBuf,
@@ -100,6 +104,10 @@ impl Options {
     fn data(&self) -> PathBuf {
         self.directory.join("data")
     }
+
+    fn password(&self) -> PathBuf {
+        self.directory.join("pgpass")
+    }
 }
 
 /// Restores; the LSN at which the server will begin.
@@ -119,6 +127,15 @@ async fn prepare(options: &Options) -> Result<String> {
     if !fs::exists(&conf) {
         fs::write_atomic(&conf, b"")
             .or_fail(format_args!("could not write \"{}\"", conf.display()))?;
+    }
+    if options.follows {
+        let password = options.password();
+        fs::write_atomic(&password, replica::password_line(&options.login).as_bytes())
+            .or_fail(format_args!("could not write \"{}\"", password.display()))?;
+        // A replica that replays CREATE TABLESPACE would make a link to the directory of the server that it follows.
+        let spaces = data.join("pg_tblspc");
+        let closed = fs::set_mode(&spaces, 0o500);
+        closed.or_fail(format_args!("could not close \"{}\"", spaces.display()))?;
     }
     Ok(restored.lsn.to_string())
 }
@@ -144,8 +161,13 @@ fn spawn(options: &Options) -> Result<Child> {
         ("synchronous_commit", "on".to_owned()),
         ("synchronous_standby_names", options.standby.as_deref().map_or_else(String::new, quoted)),
     ];
+    if options.follows {
+        settings.extend(replica::settings(&options.login, &options.branch, &options.password()));
+    }
     let own = options.settings.iter().map(|(name, value)| (name.as_str(), value.clone()));
     settings.extend(own);
+    let minimums = minimums(options)?;
+    settings.extend(minimums.iter().map(|(name, value)| (name.as_str(), value.clone())));
     let mut command = Command::new(&program)
         .arg("-D")
         .arg(options.data())
@@ -158,6 +180,18 @@ fn spawn(options: &Options) -> Result<Child> {
         command = command.arg("-c").arg(format!("{name}={value}"));
     }
     command.spawn().or_fail(format_args!("could not start \"{}\"", program.display()))
+}
+
+/// What a replica must have at least of some settings.
+fn minimums(options: &Options) -> Result<Vec<(String, String)>> {
+    if !options.follows {
+        return Ok(Vec::new());
+    }
+    let path = options.data().join("global/pg_control");
+    let bytes = fs::read(&path).or_fail(format_args!("could not read \"{}\"", path.display()))?;
+    let control = ControlFile::parse(&bytes);
+    let control = control.or_fail(format_args!("could not read \"{}\"", path.display()))?;
+    Ok(replica::minimums(&control.parameters, &options.settings))
 }
 
 /// A name in a list of standbys, where a quote is doubled.

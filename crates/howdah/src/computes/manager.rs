@@ -175,7 +175,7 @@ impl Manager {
         let compute = Rc::new(Compute {
             name: name.clone(),
             number: self.numbers.replace(self.numbers.get() + 1),
-            is_read_only: spec.lsn.is_some() && !target.is_ephemeral,
+            is_read_only: !spec.writes_branch() && !target.is_ephemeral,
             spec,
             phase: Cell::new(if has_room { Phase::Starting } else { Phase::Queued }),
             texts: RefCell::default(),
@@ -213,15 +213,19 @@ impl Manager {
             }
             Some(lsn)
         } else {
-            if found.from.is_none() && self.launcher.primary.is_none() {
+            let is_ours = self.launcher.primary.is_some();
+            if found.from.is_none() && !is_ours && !target.is_replica {
                 return Err(Refusal::unknown(format!(
                     "branch \"{branch}\" is written by the server that Howdah follows"
                 ))
-                .hint(format!("Connect without \"@{branch}\", or to \"{branch}?ephemeral\".")));
+                .hint(format!(
+                    "Connect without \"@{branch}\", or to \"{branch}?replica\" or \"{branch}?ephemeral\"."
+                )));
             }
             None
         };
-        Ok((target.name(lsn.as_deref()), Spec { branch, lsn }))
+        let name = target.name(lsn.as_deref());
+        Ok((name, Spec { branch, lsn, is_replica: target.is_replica }))
     }
 
     /// Where a branch ends now.
@@ -397,7 +401,7 @@ impl Manager {
 
     /// Has the page server keep what a compute writes; before that its commits wait.
     async fn attach(&self, compute: &Compute, ready: &Ready) -> Result<(), Refusal> {
-        if compute.spec.lsn.is_some() {
+        if !compute.spec.writes_branch() {
             return Ok(());
         }
         let server = Server::at(&ready.socket_dir.display().to_string(), ready.port);
@@ -428,7 +432,7 @@ impl Manager {
 
     /// Has the page server take nothing more from a branch's last compute: the next begins at its end.
     async fn detach(&self, compute: &Compute) {
-        if compute.spec.lsn.is_none() {
+        if compute.spec.writes_branch() {
             let detached = self.pages.detach(compute.spec.branch.clone()).await;
             if let Some(Err(problem)) = detached {
                 tracing::warn!(
@@ -634,7 +638,8 @@ impl Compute {
             lsn: ready.as_ref().map(|ready| ready.lsn.clone()).or_else(|| self.spec.lsn.clone()),
             phase: self.phase.get(),
             read_only: self.is_read_only,
-            writes_branch: self.spec.lsn.is_none(),
+            writes_branch: self.spec.writes_branch(),
+            replica: self.spec.is_replica,
             clients: self.clients.get(),
             idle_seconds: self.used.get().elapsed().as_secs(),
             socket_dir: ready.as_ref().map(|ready| ready.socket_dir.clone()),

@@ -44,8 +44,9 @@ pub fn run(options: Options, boot_set: Option<PathBuf>, altered: Option<PathBuf>
     use crate::output;
 
     crate::node::start_log(&crate::config::Log::default())?;
-    let Options { branch, standby, login, directory, port, binaries, settings } = options;
-    let wanted = Wanted { port, standby, settings };
+    let Options { branch, standby, follows, login, directory, port, binaries, settings } = options;
+    let follows = follows.then(|| branch.clone());
+    let wanted = Wanted { port, standby, follows, settings };
     let program = binaries.program("postgres");
     let run_options =
         Run { login, directory: directory.clone(), program, wanted, boot_set, altered };

@@ -54,6 +54,15 @@ pub(super) struct Spec {
     pub(super) branch: String,
     /// `None`: the end, to go on writing the branch from there.
     pub(super) lsn: Option<String>,
+    /// It follows the branch from its end on.
+    pub(super) is_replica: bool,
+}
+
+impl Spec {
+    /// Whether what is written to it stays.
+    pub(super) fn writes_branch(&self) -> bool {
+        self.lsn.is_none() && !self.is_replica
+    }
 }
 
 /// How computes are started here.
@@ -200,6 +209,9 @@ impl Launcher {
         if let Some(lsn) = &spec.lsn {
             arguments.extend(["--lsn", lsn]);
         }
+        if spec.is_replica {
+            arguments.push("--replica");
+        }
         let mode = self.settings.mode.name();
         arguments.extend(["--page-server", service, "--mode", mode]);
         arguments.extend(["--standby", &self.standby]);
@@ -220,7 +232,7 @@ impl Launcher {
 
     /// How it is served, if it is `main` to be written.
     pub(super) fn primary_of(&self, spec: &Spec) -> Option<&Primary> {
-        self.primary.as_ref().filter(|_| spec.lsn.is_none() && spec.branch == MAIN)
+        self.primary.as_ref().filter(|_| spec.writes_branch() && spec.branch == MAIN)
     }
 
     /// A new directory, named by the first number that is free: sockets must have short paths, branches may have

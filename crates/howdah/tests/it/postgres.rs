@@ -5,3 +5,4 @@ mod life;
 mod mounted;
 mod pages;
 mod primary;
+mod replicas;

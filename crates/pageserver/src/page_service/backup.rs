@@ -1,7 +1,8 @@
 //! BASE_BACKUP: a data directory as of any moment, as Postgres 15 sends one (`basebackup.c`, `basebackup_copy.c`).
 //!
 //! It needs no recovery and has no `backup_label`: `pg_control` says that the cluster was shut down at the moment, and
-//! the checkpoint it points to stands in the WAL there (see [`crate::moment`]).
+//! the checkpoint it points to stands in the WAL there (see [`crate::moment`]). One that is to follow the branch is as from a
+//! standby: `backup_label`, `standby.signal`, and its WAL streamed (see [`crate::moment::standby`]).
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -144,14 +145,17 @@ impl Session<'_> {
         self.forget_ended_backups();
         // The WAL for a backup of the latest moment is asked for on another connection, which knows only the
         // segment: so there is one such moment in each segment at a time.
-        let shared = match self.target.lsn {
-            Some(_) => None,
-            None => self.active_moment(lsn, &timeline),
+        let shared = match (self.target.lsn, self.target.is_replica) {
+            (None, false) => self.active_moment(lsn, &timeline),
+            _ => None,
         };
         let moment = match shared {
             Some(moment) => moment,
             None => {
-                let moment = Moment::of(timeline, lsn).await;
+                let moment = match self.target.is_replica {
+                    true => Moment::to_follow(timeline, lsn).await,
+                    false => Moment::of(timeline, lsn).await,
+                };
                 Rc::new(moment.map_err(|error| error.report())?)
             }
         };
@@ -172,6 +176,9 @@ impl Session<'_> {
         start: Lsn,
     ) -> Result<Option<Rc<Moment>>, Report> {
         self.forget_ended_backups();
+        if self.target.is_replica {
+            return Ok(None); // it takes what was received
+        }
         let Some(lsn) = self.target.lsn else { return Ok(self.active_moment(start, timeline)) };
         let lsn = timeline.lsn_for(lsn, Lsn::INVALID).await.map_err(|error| error.report())?;
         let moment = Moment::of(Rc::clone(timeline), lsn).await;
@@ -184,7 +191,8 @@ impl Session<'_> {
         let backups = self.service.backups.borrow();
         let mut active = backups.iter().filter(|backup| backup.0 == key);
         active.find_map(|(_, moment)| {
-            moment.upgrade().filter(|moment| segment(moment.image.checkpoint) == segment(lsn))
+            let its_own = moment.upgrade().filter(|moment| moment.standby.is_none());
+            its_own.filter(|moment| segment(moment.image.checkpoint) == segment(lsn))
         })
     }
 
@@ -204,7 +212,8 @@ impl Session<'_> {
     ) -> Result<u64, Failure> {
         let catalog_version = moment.base.control().map_err(Failure::Page)?.catalog_version;
         let contents = contents::Contents::of(moment, catalog_version);
-        self.position(moment.image.checkpoint, moment.postgres_timeline());
+        let (start, number) = moment.start();
+        self.position(start, number);
         self.tablespaces(request, &contents, moment);
         backend::write::copy_out(&mut self.out, Format::Text, &[]);
         self.flush();
@@ -228,7 +237,6 @@ impl Session<'_> {
         }
         if let Some(manifest) = sink.manifest.take() {
             sink.part(BackupPart::Manifest).await?;
-            let start = moment.image.checkpoint;
             let text = manifest.finish(moment.postgres_timeline(), start, moment.wal_end());
             for piece in text.chunks(BACKUP_MESSAGE_BYTES) {
                 sink.part(BackupPart::Data(piece)).await?;

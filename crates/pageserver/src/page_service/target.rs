@@ -1,11 +1,14 @@
-//! What a connection is about: which branch, as of when. From the database's name (`main@0/16B3748`), or, since
-//! `pg_basebackup` names no database of its user's, from `options` (`-c howdah.branch=main -c howdah.lsn=0/16B3748`,
+//! What a connection is about: which branch, as of when, and whether what is taken from here is to follow it. From the
+//! database's name (`main@0/16B3748`, `main?replica`), or, since
+//! `pg_basebackup` names no database of its user's, from `options` (`-c howdah.branch=main -c howdah.lsn=0/16B3748 -c howdah.replica=on`,
 //! which `PGOPTIONS` sets for any libpq program).
 
 use pg::lsn::Lsn;
 use pg::sqlstate::SqlState;
 use pg::wire::error::Report;
 use pg::wire::startup::Startup;
+
+use crate::replica;
 
 /// The name that the first branch has.
 pub(super) const MAIN: &str = "main";
@@ -17,6 +20,8 @@ pub(super) struct Target {
     pub(super) branch: String,
     /// `None` for the latest.
     pub(super) lsn: Option<Lsn>,
+    /// What is taken from here is to follow the branch.
+    pub(super) is_replica: bool,
     pub(super) user: String,
     pub(super) application_name: String,
 }
@@ -26,13 +31,23 @@ impl Target {
     pub(super) fn of(packet: &Startup<'_>, user: &[u8]) -> Result<Target, Report> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let application_name = packet.get("application_name").map(text).unwrap_or_default();
-        let mut target =
-            Target { branch: MAIN.to_owned(), lsn: None, user: text(user), application_name };
+        let mut target = Target {
+            branch: MAIN.to_owned(),
+            lsn: None,
+            is_replica: false,
+            user: text(user),
+            application_name,
+        };
         let database = packet.get("database").map(text).unwrap_or_default();
         if !database.is_empty() && database != REPLICATION {
-            let (branch, lsn) = match database.split_once('@') {
+            let (place, is_replica) = match database.strip_suffix(replica::OPTION) {
+                Some(place) => (place, true),
+                None => (database.as_str(), false),
+            };
+            target.is_replica = is_replica;
+            let (branch, lsn) = match place.split_once('@') {
                 Some((branch, lsn)) => (branch, Some(lsn)),
-                None => (database.as_str(), None),
+                None => (place, None),
             };
             branch.clone_into(&mut target.branch);
             target.lsn = lsn.map(position).transpose()?;
@@ -53,6 +68,7 @@ impl Target {
     fn set(&mut self, name: &str, value: &str) -> Result<(), Report> {
         match name {
             "howdah.branch" => value.clone_into(&mut self.branch),
+            "howdah.replica" => self.is_replica = matches!(value, "on" | "true" | "1"),
             "howdah.lsn" => self.lsn = Some(position(value)?),
             _ if name.starts_with("howdah.") => {
                 let message = format!("unrecognized configuration parameter \"{name}\"");
@@ -134,6 +150,20 @@ mod tests {
         ] {
             let target = target(parameters).unwrap_or_else(|report| panic!("{}", report.message));
             assert_eq!((target.branch.as_str(), target.lsn), (branch, lsn), "{parameters:?}");
+        }
+    }
+
+    #[test]
+    fn a_branch_may_be_wanted_to_follow_it() {
+        for (parameters, branch, is_replica) in [
+            (&[("database", "dev?replica")][..], "dev", true),
+            (&[("options", "-c howdah.replica=on -c howdah.branch=dev")], "dev", true),
+            (&[("options", "-c howdah.replica=off")], "main", false),
+            (&[("database", "dev")], "dev", false),
+        ] {
+            let target = target(parameters).unwrap_or_else(|report| panic!("{}", report.message));
+            let found = (target.branch.as_str(), target.is_replica);
+            assert_eq!(found, (branch, is_replica), "{parameters:?}");
         }
     }
 

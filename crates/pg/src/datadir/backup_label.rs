@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::lsn::Lsn;
+use crate::wal::segment::SegmentName;
 
 /// The fields that matter for following the WAL from a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,20 @@ impl BackupLabel {
     }
 }
 
+impl BackupLabel {
+    /// The file, for a server whose WAL segments have so many bytes. `time` is shown to people only.
+    pub fn to_text(&self, segment_bytes: u32, time: &str) -> String {
+        let segment = SegmentName::of(self.timeline, self.start, segment_bytes);
+        let Self { start, checkpoint, timeline, from_standby, label } = self;
+        let from = if *from_standby { "standby" } else { "primary" };
+        format!(
+            "START WAL LOCATION: {start} (file {segment})\nCHECKPOINT LOCATION: {checkpoint}\n\
+             BACKUP METHOD: streamed\nBACKUP FROM: {from}\nSTART TIME: {time}\nLABEL: {label}\n\
+             START TIMELINE: {timeline}\n"
+        )
+    }
+}
+
 impl fmt::Display for BackupLabelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "invalid data in file \"backup_label\": line \"{}\"", self.0)
@@ -62,6 +77,12 @@ mod tests {
         assert_eq!((label.start, label.checkpoint), (Lsn(0x0200_0028), Lsn(0x0200_0060)));
         assert_eq!((label.timeline, label.from_standby), (1, false));
         assert_eq!(label.label, "pg_basebackup base backup");
+    }
+
+    #[test]
+    fn what_is_written_is_what_a_server_writes() {
+        let label = BackupLabel::parse(TEXT).unwrap();
+        assert_eq!(label.to_text(16 << 20, "2026-11-21 03:00:00 UTC"), TEXT);
     }
 
     #[test]

@@ -115,6 +115,36 @@ impl BootImage {
     }
 }
 
+/// Where a standby begins: replay goes from the checkpoint's redo pointer to `end`, of when the pages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandbyStart {
+    /// Where the record of the checkpoint begins.
+    pub checkpoint: Lsn,
+    /// Consistent from here on.
+    pub end: Lsn,
+    /// That of the WAL at `end`.
+    pub timeline: u32,
+}
+
+/// Makes of a control file one of a standby that was copied while it ran (`do_pg_backup_stop`, `InitWalRecovery`).
+///
+/// # Errors
+/// When it is not a control file.
+pub fn standby_control(control: &[u8], start: &StandbyStart) -> Result<Vec<u8>, BootError> {
+    let version = ControlFile::parse(control).map_err(BootError::Control)?.version;
+    let mut file = covered(control, version)?;
+    for (at, bytes) in [
+        (16, &5_u32.to_le_bytes()[..]), // DB_IN_ARCHIVE_RECOVERY
+        (32, &start.checkpoint.0.to_le_bytes()),
+        // minRecoveryPoint and its timeline.
+        (136, &start.end.0.to_le_bytes()),
+        (144, &start.timeline.to_le_bytes()),
+    ] {
+        put(&mut file, at, bytes);
+    }
+    Ok(sealed(file))
+}
+
 /// Where a record begins that follows one which ends here.
 pub fn place_of_record(end: Lsn, segment_bytes: u32) -> Lsn {
     let aligned = end.align_up();
@@ -295,18 +325,8 @@ fn control(
     checkpoint: Lsn,
     fields: &[u8],
 ) -> Result<Vec<u8>, BootError> {
-    let short = BootError::Control(ControlError::TooShort);
-    let checksum_at = if version < WalVersion::V18 {
-        ControlFile::CHECKSUM_AT
-    } else {
-        ControlFile::CHECKSUM_AT_18
-    };
-    let mut file = facts.control.get(..checksum_at).ok_or(short)?.to_vec();
-    let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(place) = file.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-    };
+    let mut file = covered(facts.control, version)?;
+    let mut put = |at: usize, bytes: &[u8]| put(&mut file, at, bytes);
     put(16, &1_u32.to_le_bytes()); // DB_SHUTDOWNED
     put(24, &facts.time.to_le_bytes());
     put(32, &checkpoint.0.to_le_bytes());
@@ -326,10 +346,32 @@ fn control(
         put(at, &value.to_le_bytes());
     }
     put(200, &[u8::from(parameters.track_commit_timestamp)]);
+    Ok(sealed(file))
+}
+
+/// The part of a control file that its checksum is of.
+fn covered(control: &[u8], version: WalVersion) -> Result<Vec<u8>, BootError> {
+    let checksum_at = if version < WalVersion::V18 {
+        ControlFile::CHECKSUM_AT
+    } else {
+        ControlFile::CHECKSUM_AT_18
+    };
+    let short = BootError::Control(ControlError::TooShort);
+    Ok(control.get(..checksum_at).ok_or(short)?.to_vec())
+}
+
+fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(place) = file.get_mut(at..at + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+}
+
+/// With its checksum, as long as the file is.
+fn sealed(mut file: Vec<u8>) -> Vec<u8> {
     let crc = crc32c::crc32c(&file);
     file.extend_from_slice(&crc.to_le_bytes());
     file.resize(FILE_BYTES, 0);
-    Ok(file)
+    file
 }
 
 impl fmt::Display for BootError {

@@ -225,6 +225,15 @@ pub fn set_owner(path: impl AsRef<Path>, uid: u32, gid: u32) -> io::Result<()> {
     std::os::unix::fs::chown(path, Some(uid), Some(gid))
 }
 
+/// Sets the permission bits of a file or folder.
+///
+/// # Errors
+/// What the system says.
+pub fn set_mode(path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
 /// User and group that a file or folder belongs to.
 ///
 /// # Errors

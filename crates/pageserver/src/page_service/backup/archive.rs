@@ -90,11 +90,16 @@ pub(super) async fn send(
         writer.fork(moment, piece).await?;
     }
     if archive.tablespace.is_none() {
-        if wal != Wal::None {
+        if let Some(standby) = &moment.standby {
+            // Its WAL comes by streaming, from the redo pointer on.
+            writer.history(moment).await?;
+            writer.file("backup_label", standby.label.as_bytes()).await?;
+            writer.file("standby.signal", b"").await?;
+        } else if wal != Wal::None {
             writer.wal(moment, wal).await?;
         }
         // Last, so that half a backup cannot be started.
-        writer.file("global/pg_control", &moment.image.control).await?;
+        writer.file("global/pg_control", moment.control()).await?;
     }
     writer.sink.write(&[0; 2 * TAR_BLOCK]).await?;
     writer.sink.flush().await

@@ -43,7 +43,10 @@ impl Session<'_> {
         let wanted = self.target.lsn.unwrap_or(Lsn::MAX);
         let found = async {
             let lsn = timeline.lsn_for(wanted, Lsn::INVALID).await?;
-            Moment::of(timeline, lsn).await
+            match self.target.is_replica {
+                true => Moment::to_follow(timeline, lsn).await,
+                false => Moment::of(timeline, lsn).await,
+            }
         };
         found.await.map(Rc::new).map_err(|error| error.report())
     }
@@ -89,7 +92,7 @@ impl Session<'_> {
         ];
         let values = [
             moment.lsn.to_string(),
-            moment.image.checkpoint.to_string(),
+            moment.start().0.to_string(),
             manifest.timeline.to_string(),
             manifest.wal_segment_bytes.to_string(),
             contents.version_directory.clone(),

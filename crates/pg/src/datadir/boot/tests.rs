@@ -193,3 +193,19 @@ fn names_the_log_pages_that_a_start_reads() {
     let all = [(Slru::Clog, 3), (Slru::MultiXactOffsets, 1), (Slru::MultiXactMembers, 2)];
     assert_eq!(at(32_768 * 3 + 1, 2049, 1636 * 2 + 4), all);
 }
+
+#[test]
+fn a_standby_is_consistent_where_its_pages_are() {
+    let control = earlier(&counters());
+    let image = BootImage::new(&facts(&control, 0x20_4000 + 100)).unwrap();
+    let (checkpoint, end) = (Lsn(0x10_0028), Lsn(0x20_4064));
+    let start = StandbyStart { checkpoint, end, timeline: 3 };
+    let standby = standby_control(&image.control, &start).unwrap();
+    let read = ControlFile::parse(&standby).unwrap();
+    assert_eq!(read.state, crate::datadir::control::State::InArchiveRecovery);
+    assert_eq!(read.checkpoint_lsn, checkpoint);
+    assert_eq!((read.minimum_recovery_point, read.minimum_recovery_timeline), (end, 3));
+    assert_eq!(read.parameters, parameters());
+    assert_eq!(standby.len(), FILE_BYTES);
+    assert!(standby_control(&standby[..291], &start).is_err());
+}

@@ -152,6 +152,17 @@ impl Parameters {
         track_commit_timestamp: false,
     };
 
+    /// Settings of which a standby must not have less (`CheckRequiredParameterValues`).
+    pub const fn standby_minimums(&self) -> [(&'static str, i32); 5] {
+        [
+            ("max_connections", self.max_connections),
+            ("max_worker_processes", self.max_worker_processes),
+            ("max_wal_senders", self.max_wal_senders),
+            ("max_prepared_transactions", self.max_prepared_transactions),
+            ("max_locks_per_transaction", self.max_locks_per_transaction),
+        ]
+    }
+
     /// Reads the structure.
     pub fn parse(bytes: &[u8]) -> Option<Parameters> {
         let mut cursor = Cursor::new(bytes);
