@@ -31,14 +31,11 @@ enum Source {
 }
 
 impl Source {
-    /// Up to where there is WAL now. Of a branch's only whole records count: the next compute may write something else
+    /// Up to where there is WAL now. Only whole records count: the next compute of a branch may write something else
     /// behind the last one.
     fn end(&self) -> Lsn {
         match self {
-            Source::Received(timeline, _) if timeline.ancestor.is_some() => {
-                timeline.durable().min(timeline.ingested())
-            }
-            Source::Received(timeline, _) => timeline.durable(),
+            Source::Received(timeline, _) => timeline.durable().min(timeline.ingested()),
             Source::Backup(moment) => moment.wal_end(),
         }
     }
