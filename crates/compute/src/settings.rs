@@ -91,6 +91,8 @@ pub fn settings(
     let mut all: Vec<_> = fixed.map(|(name, value)| (name.to_owned(), value)).collect();
     all.extend(wanted.settings.iter().cloned());
     if wanted.follows.is_some() {
+        // Recovery takes the tablespaces of the mount, which are directories, for remains else (`CheckTablespaceDirectory`).
+        all.push(("allow_in_place_tablespaces".to_owned(), "on".to_owned()));
         let minimums = replica::minimums(parameters, &all);
         all.extend(minimums);
     }

@@ -10,9 +10,13 @@ use crate::instance::{Folder, Instance};
 /// Against hangs only.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// With `main` in a plain data directory.
 fn start_in(mode: &str, folder: &Folder) -> Instance {
-    let text = format!("[compute]\nmode = \"{mode}\"\nstart_timeout = \"3min\"\n");
-    Instance::start(folder, &text)
+    Instance::in_directory(folder, &computes(mode))
+}
+
+fn computes(mode: &str) -> String {
+    format!("[compute]\nmode = \"{mode}\"\nstart_timeout = \"3min\"\n")
 }
 
 fn psql(instance: &Instance, database: &str, sql: &str) -> Result<String, String> {
@@ -123,7 +127,7 @@ fn a_replica_fits_together_after_a_load_and_waits_for_its_page_server() {
         return;
     }
     let folder = Folder::new();
-    let instance = Instance::start(&folder, "");
+    let instance = Instance::in_directory(&folder, "");
     let service = instance.facts["page_service"].as_str().expect("it listens").to_owned();
     instance.sql("CREATE EXTENSION amcheck");
     instance.pgbench(&["-i", "-q", "-s", "1"]);
@@ -147,7 +151,7 @@ fn a_replica_fits_together_after_a_load_and_waits_for_its_page_server() {
     }
     writer.stop();
     drop(instance);
-    let again = Instance::start_at(&folder, "", &service);
+    let again = Instance::start_as(&folder, "directory", "", &service);
     let writer = Compute::start(&again, &folder, "writer", &["--branch", "feature"]);
     writer.attach(&again, "feature");
     writer.sql("INSERT INTO pgbench_history (delta) VALUES (1000000)");
@@ -158,27 +162,60 @@ fn a_replica_fits_together_after_a_load_and_waits_for_its_page_server() {
     }
 }
 
+/// `main` itself is a compute on a mount, and is killed.
+#[test]
+fn a_replica_of_main_goes_on_with_the_next_primary() {
+    if !can_mount() {
+        return;
+    }
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, &computes("auto"));
+    let replica = "postgres@main?replica";
+    instance.sql("CREATE TABLE t (a int)");
+    comes_to("0", || psql(&instance, replica, "SELECT count(*) FROM t"));
+    for expected in ["1", "2"] {
+        instance.sql("INSERT INTO t VALUES (1)");
+        comes_to(expected, || psql(&instance, replica, "SELECT count(*) FROM t"));
+        let process = line(&instance, "main").expect("it runs")["pid"].to_string();
+        let killed = std::process::Command::new("kill").args(["-9", &process]).status();
+        assert!(killed.expect("kill runs").success());
+    }
+    comes_to("", || psql(&instance, "postgres", "INSERT INTO t VALUES (1)"));
+    comes_to("3", || psql(&instance, replica, "SELECT count(*) FROM t"));
+    let process = line(&instance, "main?replica").expect("it runs");
+    assert_eq!((&process["replica"], &process["phase"]), (&true.into(), &"running".into()));
+    let found = instance.log().matches("compute=\"main?replica\"").count();
+    assert_eq!(found, 1, "it was started once: {}", instance.log());
+}
+
 /// The link that Postgres would make leads into the directory of the server that is followed.
 #[test]
-fn a_replica_does_not_touch_a_tablespace_of_its_primary() {
-    for mode in ["directory", "auto"] {
-        let folder = Folder::new();
-        let instance = start_in(mode, &folder);
-        let replica = "postgres@main?replica";
-        comes_to("1", || psql(&instance, replica, "SELECT 1"));
-        let space = folder.path().join("data/space");
-        instance.sql(&format!(
-            "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; mkdir -m 700 {}'",
-            space.display()
-        ));
-        instance.sql(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
-        instance.sql("CREATE TABLE t TABLESPACE space AS SELECT generate_series(1, 10000) AS a");
-        instance.wait_for_log("a compute died");
-        // A replica can begin behind it.
-        instance.sql("CHECKPOINT");
-        comes_to("10000", || psql(&instance, replica, "SELECT count(*) FROM t"));
-        instance.sql("INSERT INTO t VALUES (0)");
-        comes_to("10001", || psql(&instance, replica, "SELECT count(*) FROM t"));
-        assert_eq!(instance.sql("SELECT count(*) FROM t"), "10001");
-    }
+fn a_replica_in_a_directory_does_not_touch_a_tablespace_of_its_primary() {
+    leaves_the_tablespace_alone("directory");
+}
+
+#[test]
+fn a_replica_on_a_mount_does_not_touch_a_tablespace_of_its_primary() {
+    leaves_the_tablespace_alone("auto");
+}
+
+fn leaves_the_tablespace_alone(mode: &str) {
+    let folder = Folder::new();
+    let instance = start_in(mode, &folder);
+    let replica = "postgres@main?replica";
+    comes_to("1", || psql(&instance, replica, "SELECT 1"));
+    let space = folder.path().join("data/space");
+    instance.sql(&format!(
+        "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; mkdir -m 700 {}'",
+        space.display()
+    ));
+    instance.sql(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
+    instance.sql("CREATE TABLE t TABLESPACE space AS SELECT generate_series(1, 10000) AS a");
+    instance.wait_for_log("a compute died");
+    // A replica can begin behind it.
+    instance.sql("CHECKPOINT");
+    comes_to("10000", || psql(&instance, replica, "SELECT count(*) FROM t"));
+    instance.sql("INSERT INTO t VALUES (0)");
+    comes_to("10001", || psql(&instance, replica, "SELECT count(*) FROM t"));
+    assert_eq!(instance.sql("SELECT count(*) FROM t"), "10001");
 }
