@@ -3,6 +3,7 @@
 mod branch;
 mod check;
 mod compute;
+mod import;
 pub(crate) mod page;
 mod pooler;
 mod recover;
@@ -81,6 +82,9 @@ pub enum Command {
     /// Make a page server's directory out of its object store
     #[command(after_help = RECOVER_EXAMPLE)]
     Recover(RecoverOptions),
+    /// Take in a running cluster: base backup, then following it
+    #[command(after_help = import::EXAMPLE)]
+    Import(import::ImportOptions),
     /// Compare a stopped cluster's files with the page versions, block by block
     #[command(after_help = "Example:\n  howdah verify --data-dir /var/lib/howdah/postgres")]
     Verify(VerifyOptions),
@@ -403,6 +407,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Pooler { config, cores } => pooler::run(&config, &cores),
         Command::Check { file } => check::run(&file),
         Command::Page(options) => page::run(&options, &api),
+        Command::Import(options) => import::run(&options, &environment),
         Command::Recover(options) => recover::run(&options),
         Command::Restore(options) => restore::run(&options, &api),
         Command::Verify(options) => verify::run(&options, &api),

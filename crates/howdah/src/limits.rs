@@ -78,6 +78,13 @@ pub const COMPUTE_LOG_LINES: usize = 5;
 /// The first base backup of a large cluster takes long; `up` reports its progress and waits this long at most
 /// before it says that everything runs.
 pub const FIRST_BACKUP_WAIT: Duration = Duration::from_secs(3600);
+/// A server to import has this long for letting us in, and for each thing that it is asked: a person waits.
+pub const IMPORT_CONNECT_WAIT: Duration = Duration::from_secs(20);
+/// An import during which nothing has come for so long is given up. The checkpoint at the beginning of a base backup and a
+/// server's restart fit in.
+pub const IMPORT_STALL: Duration = Duration::from_secs(600);
+/// Longest value of a setting that is taken over into our configuration.
+pub const IMPORT_SETTING_BYTES_MAX: usize = 1024;
 /// `wal verify` holds every page of the cluster in memory; beyond this it gives up rather than push everything else out.
 pub const VERIFY_MEMORY_MEGABYTES: u64 = 8192;
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use pageserver::applet::Pageserver;
 use pooler::settings::Settings;
 use runtime::app::App;
+use runtime::fs::blocking::{self as fs, Lock};
 use runtime::log;
 use runtime::metrics::Registry;
 use runtime::nodepool::{Control, Nodepool, NodepoolOptions};
@@ -48,6 +49,22 @@ impl Parts {
     }
 }
 
+/// The configuration file of a folder.
+pub const CONFIG: &str = "howdah.toml";
+/// In a page server's folder, held while somebody writes there.
+const LOCK: &str = "howdah.lock";
+
+/// Makes sure that nobody else uses a page server's folder, until it is dropped. Makes the folder if it is not there.
+pub fn lock(folder: &Path) -> Result<Lock> {
+    let shown = folder.display();
+    fs::create_dir_all(folder).or_fail(format_args!("could not make folder \"{shown}\""))?;
+    let lock =
+        Lock::take(folder.join(LOCK)).or_fail(format_args!("could not lock folder \"{shown}\""))?;
+    lock.ok_or_else(|| {
+        Error::new(format!("another Howdah uses \"{shown}\"")).hint("stop that one first")
+    })
+}
+
 /// `howdah node`: the applets that the file names.
 pub fn run(path: &Path, cores: &CoreOptions, environment: &Environment) -> Result<()> {
     let mut config = Config::read(path)?;
@@ -57,11 +74,13 @@ pub fn run(path: &Path, cores: &CoreOptions, environment: &Environment) -> Resul
     let runs = |name: AppletName| config.node.applets.contains(&name);
     let mut parts = Parts::default();
     let mut apps = Vec::new();
+    let mut locked = None;
     if runs(AppletName::PageServer) {
         if config.pageserver.directory.as_os_str().is_empty() {
             return Err(Error::new("pageserver.directory is not set")
                 .hint("a node has no folder of its own"));
         }
+        locked = Some(lock(&config.pageserver.directory)?);
         let (app, handle) = Pageserver::app(config.pageserver.clone());
         apps.push(app);
         parts.pages = Some(handle);
@@ -86,7 +105,9 @@ pub fn run(path: &Path, cores: &CoreOptions, environment: &Environment) -> Resul
         add_pooler(&mut apps, &mut parts, config.pooler.clone(), reread)?;
     }
     add_api(&mut apps, &mut parts, &config.api);
-    run_pool(&config.node, apps)
+    let ended = run_pool(&config.node, apps);
+    drop(locked);
+    ended
 }
 
 /// A node supervises a cluster that is there; it makes none.

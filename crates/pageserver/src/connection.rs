@@ -1,6 +1,7 @@
 //! A replication connection to the Postgres that we follow: log in, run commands, begin a COPY.
 
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 
 use pg::lsn::Lsn;
 use pg::sqlstate::SqlState;
@@ -13,7 +14,9 @@ use runtime::net::{Address, Stream};
 use runtime::tls::SslMode;
 
 use crate::error::Error;
-use crate::limits::{ANSWER_ROWS_MAX, ANSWER_VALUE_BYTES_MAX, STREAM_MESSAGE_BYTES_MAX};
+use crate::limits::{
+    ANSWER_ROWS_MAX, ANSWER_VALUE_BYTES_MAX, SERVER_ADDRESSES_MAX, STREAM_MESSAGE_BYTES_MAX,
+};
 use crate::login::{OWN_USER, authenticate, own_password};
 use crate::messages::{Message, Messages};
 use crate::settings::{Password, Settings};
@@ -44,7 +47,8 @@ pub struct Login {
     pub user: String,
     pub password: Password,
     pub application_name: String,
-    /// To a page service: the branch, and `@` and an LSN if it is not about the latest; else empty.
+    /// To a page service: the branch, and `@` and an LSN if it is not about the latest. To Postgres only where SQL is to be
+    /// run, else empty.
     pub database: String,
     pub encryption: Encryption,
 }
@@ -76,23 +80,27 @@ impl Login {
 }
 
 impl Connection {
-    /// Connects and logs in.
+    /// Connects and logs in, for physical replication.
     pub async fn connect(login: &Login) -> Result<Connection, Error> {
-        let failed = |source| Error::Connection { server: login.server.clone(), source };
-        let address: Address = login.server.parse().map_err(|_invalid| Error::Refused {
-            message: format!("\"{}\" is not the address of a server", login.server),
-            hint: "write host:port with a numeric host, or the path of a unix socket",
-        })?;
-        let stream = Stream::connect(&address).await.map_err(failed)?;
+        Self::connect_for(login, "true").await
+    }
+
+    /// The same to the database of `login`, where SQL can be run as well ([`Connection::run_text`]).
+    pub async fn connect_to_database(login: &Login) -> Result<Connection, Error> {
+        Self::connect_for(login, "database").await
+    }
+
+    async fn connect_for(login: &Login, replication: &str) -> Result<Connection, Error> {
+        let (address, stream) = reach(&login.server).await?;
         let messages = Messages::new(stream, STREAM_MESSAGE_BYTES_MAX);
         let mut connection = Connection { messages, server: login.server.clone() };
         if login.encryption.is_asked_of(&address) {
-            connection.encrypt(&login.encryption, &address).await?;
+            connection.encrypt(&login.encryption, host_of(&login.server)).await?;
         }
         let mut packet = Vec::new();
         let parameters: [(&str, &str); 5] = [
             ("user", &login.user),
-            ("replication", "true"),
+            ("replication", replication),
             ("application_name", &login.application_name),
             ("client_encoding", "UTF8"),
             ("database", &login.database),
@@ -108,9 +116,9 @@ impl Connection {
     }
 
     /// Asks for TLS, and goes on encrypted, or not if the mode allows that.
-    async fn encrypt(&mut self, encryption: &Encryption, address: &Address) -> Result<(), Error> {
+    async fn encrypt(&mut self, encryption: &Encryption, host: &str) -> Result<(), Error> {
         let refused = |message: String| Error::Connection {
-            server: address.to_string(),
+            server: host.to_owned(),
             source: io::Error::new(io::ErrorKind::ConnectionRefused, message),
         };
         let mut packet = Vec::new();
@@ -121,11 +129,7 @@ impl Connection {
         self.messages.take_raw(1);
         match (answer.as_slice(), &encryption.tls) {
             (b"S", Some(tls)) => {
-                let host = match address {
-                    Address::Tcp(address) => address.ip().to_string(),
-                    _ => String::new(),
-                };
-                let shaken = self.messages.connect_tls(tls, &host).await;
+                let shaken = self.messages.connect_tls(tls, host).await;
                 shaken.map_err(|error| refused(error.to_string()))
             }
             (b"N", _) if encryption.mode < SslMode::Require => Ok(()),
@@ -261,6 +265,49 @@ impl Connection {
     }
 }
 
+/// Connects to the first address of a server that answers.
+async fn reach(server: &str) -> Result<(Address, Stream), Error> {
+    let failed = |source| Error::Connection { server: server.to_owned(), source };
+    let mut last = io::Error::other("the name has no address");
+    for address in addresses(server).await? {
+        match Stream::connect(&address).await {
+            Ok(stream) => return Ok((address, stream)),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+/// Where a server is: `host:port`, or the path of a unix socket. A name is looked up by the system's resolver each time, so
+/// that it may come to mean another machine.
+async fn addresses(server: &str) -> Result<Vec<Address>, Error> {
+    if let Ok(address) = server.parse() {
+        return Ok(vec![address]);
+    }
+    let port = server.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let (host, Some(port)) = (host_of(server), port) else {
+        return Err(Error::Refused {
+            message: format!("\"{server}\" is not the address of a server"),
+            hint: "write host:port, or the path of a unix socket",
+        });
+    };
+    let name = host.to_owned();
+    let look_up = move || {
+        let found = (name.as_str(), port).to_socket_addrs()?;
+        Ok(found.take(SERVER_ADDRESSES_MAX).collect::<Vec<SocketAddr>>())
+    };
+    let found = runtime::bridge::blocking(look_up).await;
+    let found = found.unwrap_or_else(|_dropped| Err(io::Error::other("shutting down")));
+    let failed = |source| Error::Connection { server: server.to_owned(), source };
+    Ok(found.map_err(failed)?.into_iter().map(Address::Tcp).collect())
+}
+
+/// The host of `host:port`, as a certificate names it.
+fn host_of(server: &str) -> &str {
+    let host = server.rsplit_once(':').map_or(server, |(host, _port)| host);
+    host.trim_matches(['[', ']'])
+}
+
 /// The error for a message that must not come here.
 pub fn unexpected(kind: u8, during: &str) -> Error {
     Error::protocol(format!("message type \"{}\" during {during}", char::from(kind)))
@@ -284,4 +331,30 @@ pub fn add_row(rows: &mut Vec<Row>, body: &[u8]) -> Result<(), Error> {
     }
     rows.push(row);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_named_by_address_name_or_path() {
+        let found = |server: &'static str| {
+            runtime::executor::block_on(&runtime::io::Options::default(), addresses(server))
+                .expect("a core")
+        };
+        for (server, first) in [
+            ("127.0.0.1:5433", "127.0.0.1:5433"),
+            ("[::1]:5433", "[::1]:5433"),
+            ("/run/.s.PGSQL.5432", "unix:/run/.s.PGSQL.5432"),
+        ] {
+            let addresses = found(server).expect("it is one");
+            assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), [first]);
+        }
+        let local = found("localhost:7").expect("every machine has it");
+        assert!(local.iter().all(|address| address.to_string().ends_with(":7")), "{local:?}");
+        assert!(matches!(found("localhost"), Err(Error::Refused { .. })));
+        assert!(matches!(found("no such name:5"), Err(Error::Connection { .. })));
+        assert_eq!((host_of("db.example:5432"), host_of("[::1]:1")), ("db.example", "::1"));
+    }
 }

@@ -22,6 +22,8 @@ pub const WAL_TAKEN_IN_BYTES: usize = 256 << 10;
 pub const STREAM_MESSAGE_BYTES_MAX: u32 = BATCH_BLOCKS_MAX as u32 * (8 << 10) + 1024;
 /// Rows that one answer to a command may have: the list of all relation forks is the longest.
 pub const ANSWER_ROWS_MAX: usize = 4_000_000;
+/// Addresses of a server's name that are tried: more would only make the error later.
+pub const SERVER_ADDRESSES_MAX: usize = 16;
 /// Longest value of such a row.
 pub const ANSWER_VALUE_BYTES_MAX: usize = 64 << 10;
 

@@ -36,10 +36,7 @@ impl Credentials {
             mode.parse().map_err(|error| Error::new(format!("PGSSLMODE: {error}")))?;
         let encryption = Encryption::new(mode, self.ssl_root_certificate.as_deref())
             .map_err(|error| Error::new(error.to_string()))?;
-        let password = match &self.password {
-            Some(password) => password.clone(),
-            None => self.password_of_file(service, &user),
-        };
+        let password = self.password_for(service, &user);
         Ok(Login {
             server: service.to_owned(),
             user,
@@ -48,6 +45,14 @@ impl Credentials {
             database: database.to_owned(),
             encryption,
         })
+    }
+
+    /// The password of a user for replication connections to `service` (`host:port`); empty if nothing says one.
+    pub fn password_for(&self, service: &str, user: &str) -> Password {
+        match &self.password {
+            Some(password) => password.clone(),
+            None => self.password_of_file(service, user),
+        }
     }
 
     /// The first line of the password file that fits. One that cannot be read holds no password, as for libpq: it may

@@ -1,6 +1,7 @@
 //! `howdah up` with a real server.
 
 mod computes;
+mod import;
 mod life;
 mod mounted;
 mod pages;

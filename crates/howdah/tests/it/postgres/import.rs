@@ -1,0 +1,242 @@
+//! `howdah import`: a server that runs elsewhere is looked at, taken in while it is written, followed and branched.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::instance::{Folder, HOWDAH, Instance, free_port, program};
+
+/// Against hangs only.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The connection string of an instance's server, as a stranger would write it.
+fn conninfo(instance: &Instance, user: &str) -> String {
+    let folder = instance.facts["postgres"]["socket_directory"].as_str().expect("a path");
+    format!("host='{folder}' port=5432 user={user} dbname=postgres")
+}
+
+fn import(arguments: &[&str]) -> Command {
+    let mut command = Command::new(HOWDAH);
+    command.arg("import").args(arguments).stdin(Stdio::null());
+    command.env_remove("PGUSER").env_remove("PGPASSWORD").env("HOME", "/nonexistent");
+    command
+}
+
+/// Standard output of an import that ends well, else standard error.
+fn run(arguments: &[&str]) -> Result<String, String> {
+    let output = import(arguments).output().expect("howdah runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+fn slots(instance: &Instance) -> String {
+    instance.sql("SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots")
+}
+
+#[test]
+fn a_server_that_is_written_is_taken_in_and_branched() {
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, "");
+    instance.pgbench(&["-i", "-q", "-s", "1"]);
+    instance.sql("ALTER SYSTEM SET max_locks_per_transaction = 70");
+    instance.sql("SELECT pg_reload_conf()");
+    let from = conninfo(&instance, "postgres");
+    let directory = folder.path().join("imported");
+    let target = directory.display().to_string();
+    let arguments = ["--from", &from, "--dir", &target, "--slot", "second", "--json"];
+    let checked = run(&[&arguments[..], &["--check"]].concat()).expect("it can be imported");
+    let checked: Value = serde_json::from_str(&checked).expect("JSON");
+    assert_eq!(checked["imported"], false);
+    assert!(!directory.exists() && slots(&instance) == "howdah", "looking changes nothing");
+    let said = std::thread::scope(|scope| {
+        let load = scope.spawn(|| instance.pgbench(&["-n", "-c", "4", "-T", "3"]));
+        let said = run(&arguments);
+        load.join().expect("pgbench ends");
+        said
+    });
+    let said: Value = serde_json::from_str(&said.expect("it is imported")).expect("JSON");
+    assert_eq!(said["imported"], true, "{said}");
+    assert_eq!(slots(&instance), "howdah,second");
+    let again = run(&arguments).expect("it goes on");
+    let again: Value = serde_json::from_str(&again).expect("JSON");
+    assert_eq!(again["oldest_lsn"], said["oldest_lsn"], "no second base backup");
+
+    let mut node = Node::start(&directory);
+    let sums = "SELECT count(*), sum(abalance), (SELECT count(*) FROM pgbench_history) FROM pgbench_accounts";
+    let expected = instance.sql(sums);
+    instance.sql("CREATE TABLE howdah_moment ()");
+    let lsn = instance.sql("SELECT pg_current_wal_flush_lsn()");
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = node.howdah(&["branch", "create", "try", "--at", &lsn]) {
+        assert!(Instant::now() < deadline, "{error}\n{}", node.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(node.sql("postgres@try", sums), expected);
+    assert_eq!(
+        node.sql("postgres@try", "SHOW max_connections"),
+        instance.sql("SHOW max_connections")
+    );
+    let written = node.sql("postgres@try", "CREATE TABLE t AS SELECT 1 AS one; SELECT one FROM t");
+    assert_eq!(written, "1");
+    assert_eq!(instance.sql("SELECT to_regclass('t') IS NULL"), "t");
+    // Others keep out meanwhile.
+    let error = run(&arguments).expect_err("the node has the folder");
+    assert!(error.contains("in use by process") || error.contains("another Howdah"), "{error}");
+    node.stop();
+}
+
+#[test]
+fn a_killed_import_goes_on() {
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, "");
+    instance.pgbench(&["-i", "-q", "-s", "3"]);
+    let from = conninfo(&instance, "postgres");
+    let directory = folder.path().join("imported");
+    let target = directory.display().to_string();
+    let arguments = ["--from", &from, "--dir", &target, "--slot", "second", "--json"];
+    let mut child = import(&arguments).stdout(Stdio::null()).spawn().expect("howdah runs");
+    let layers = directory.join("pageserver/timelines");
+    let deadline = Instant::now() + PATIENCE;
+    while !layers.exists() && child.try_wait().expect("our child").is_none() {
+        assert!(Instant::now() < deadline, "the base backup never begins");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().expect("our child");
+    child.wait().expect("our child");
+    assert_eq!(slots(&instance), "howdah,second");
+    // The server notices that we are gone when it sends.
+    instance.sql("SELECT pg_switch_wal()");
+    let deadline = Instant::now() + PATIENCE;
+    let said = loop {
+        match run(&arguments) {
+            Ok(said) => break said,
+            Err(error) => assert!(error.contains("in use by process"), "{error}"),
+        }
+        assert!(Instant::now() < deadline, "the slot is never free again");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(said.contains("\"imported\":true"), "{said}");
+}
+
+#[test]
+fn what_stands_in_the_way_is_named() {
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, "");
+    instance.sql("CREATE ROLE plain LOGIN");
+    let directory = folder.path().join("imported").display().to_string();
+    let (good, plain) = (conninfo(&instance, "postgres"), conninfo(&instance, "plain"));
+    for (from, slot, parts) in [
+        (plain.as_str(), "second", &["ALTER ROLE \"plain\" REPLICATION"][..]),
+        (good.as_str(), "howdah", &["exists, and this directory does not know it", "--slot"]),
+        ("postgres://127.0.0.1:1/", "second", &["127.0.0.1:1", "hint:"]),
+        ("postgres://h/?sslcert=x", "second", &["sslcert"]),
+    ] {
+        let error = run(&["--from", from, "--dir", &directory, "--slot", slot]);
+        let error = error.expect_err(from);
+        for part in parts {
+            assert!(error.contains(part), "{from}: {error}");
+        }
+        assert!(!Path::new(&directory).exists(), "{from} leaves nothing behind");
+    }
+    assert_eq!(slots(&instance), "howdah");
+}
+
+/// A `howdah node` on an imported directory.
+struct Node {
+    child: Child,
+    log: PathBuf,
+    api: String,
+    pooler: u16,
+}
+
+impl Node {
+    /// On ports of its own, and letting everybody in.
+    fn start(directory: &Path) -> Self {
+        let path = directory.join("howdah.toml");
+        let text = fs::read_to_string(&path).expect("it was written");
+        let (api, pooler) = (format!("127.0.0.1:{}", free_port()), free_port());
+        let text = text
+            .replace("[pageserver]\n", "[pageserver]\nlisten = \"127.0.0.1:0\"\n")
+            .replace("[compute]\n", "[compute]\nmode = \"directory\"\nstart_timeout = \"3min\"\n")
+            .replace(
+                "auth_type = \"scram-sha-256\"",
+                &format!(
+                    "auth_type = \"trust\"\ntrust_unknown_users = true\nlisten_port = {pooler}"
+                ),
+            );
+        let config = directory.join("test.toml");
+        fs::write(&config, format!("[api]\nlisten = \"{api}\"\n\n{text}")).expect("ours");
+        let log = directory.join("log");
+        let errors = File::create(&log).expect("ours");
+        let child = Command::new(HOWDAH)
+            .args(["node", "--cores", "1", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .expect("howdah starts");
+        let mut node = Self { child, log, api, pooler };
+        let deadline = Instant::now() + PATIENCE;
+        while !node.howdah(&["timeline", "status", "--json"]).is_ok_and(|s| s.contains("streaming"))
+        {
+            let ended = node.child.try_wait().expect("our child").is_some();
+            assert!(!ended && Instant::now() < deadline, "it does not follow: {}", node.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        node
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn howdah(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(HOWDAH)
+            .args(["--api", &self.api])
+            .args(arguments)
+            .output()
+            .expect("howdah runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    fn sql(&self, database: &str, statement: &str) -> String {
+        let output = Command::new(program("psql"))
+            .args(["-h", "127.0.0.1", "-p", &self.pooler.to_string(), "-U", "postgres"])
+            .args([
+                "-X",
+                "-A",
+                "-t",
+                "-q",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-d",
+                database,
+                "-c",
+                statement,
+            ])
+            .env("PGCONNECT_TIMEOUT", "180")
+            .output()
+            .expect("psql runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{statement}: {error}\n{}", self.log());
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn stop(&mut self) {
+        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+        assert!(self.child.wait().expect("our child").success(), "{}", self.log());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ended_before = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
