@@ -60,8 +60,16 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
         let limit = or_forever(router.rules().settings.client_login_timeout);
         let waking = Cell::new(false);
         let mut login = Box::pin(arrive(&router, stream, &address, &waking));
+        let cuts = router.login_cuts.get();
+        let mut unless_cut = poll_fn(|cx| {
+            if router.login_cuts.get() == cuts {
+                return login.as_mut().poll(cx);
+            }
+            router.per_core.failures.count(Failure::Login("not_now"));
+            Poll::Ready(Arrived::Nobody)
+        });
         let arrived = loop {
-            match clock::timeout(limit, login.as_mut()).await {
+            match clock::timeout(limit, &mut unless_cut).await {
                 Ok(arrived) => break arrived,
                 // It waits for us; how long that may take is not its log-in's time.
                 Err(_elapsed) if waking.get() => {}
@@ -528,9 +536,7 @@ impl Arrival<'_> {
         wanted: Wanted,
         place: Place,
     ) -> Result<Seat, Refused> {
-        if route.pool.paused.get() {
-            return Err(fatal(SqlState::CANNOT_CONNECT_NOW, "the database is paused"));
-        }
+        self.await_resume(&route).await?;
         self.await_target(&route, Tell::Nothing).await?;
         let line = Connection {
             id: self.router.new_id(),
@@ -638,9 +644,30 @@ impl Arrival<'_> {
                 }
             }
         };
+        self.router.until(|router| !router.is_suspended()).await;
         logins.set(logins.get() + 1);
         self.waking.set(false);
         outcome
+    }
+
+    /// Waits while the database is paused, as other clients wait for a server.
+    async fn await_resume(&self, route: &Rc<Route>) -> Result<(), Refused> {
+        if !route.pool.paused.get() {
+            return Ok(());
+        }
+        let logins = &self.router.logins;
+        self.waking.set(true);
+        logins.set(logins.get() - 1);
+        let limit = or_forever(self.rules.settings.query_wait_timeout);
+        let waits = |router: &Router| route.pool.paused.get() || router.is_suspended();
+        let resumed = self.router.until(|router| !waits(router) || router.is_finishing());
+        let waited = clock::timeout(limit, resumed).await;
+        logins.set(logins.get() + 1);
+        self.waking.set(false);
+        if waited.is_ok() && !self.router.is_finishing() {
+            return Ok(());
+        }
+        Err(fatal(SqlState::CANNOT_CONNECT_NOW, "the database is paused"))
     }
 
     /// What the client is told of its session. Clients that come one after the other mostly ask for the same.

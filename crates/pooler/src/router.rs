@@ -151,6 +151,8 @@ pub(crate) struct Router {
     pub(crate) watcher: RefCell<Waker>,
     next_id: Cell<u64>,
     pub(crate) logins: Cell<usize>,
+    /// How often those who were logging in have been cut off.
+    pub(crate) login_cuts: Cell<u64>,
     pub(crate) phase: Cell<Phase>,
     /// Databases that refuse new clients, and those that are paused, present and future routes alike.
     pub(crate) disabled: RefCell<std::collections::BTreeSet<String>>,
@@ -218,6 +220,7 @@ impl Router {
             watcher: RefCell::new(Waker::noop().clone()),
             next_id: Cell::new(first_id),
             logins: Cell::new(0),
+            login_cuts: Cell::new(0),
             phase: Cell::new(Phase::Running),
             disabled: RefCell::default(),
             paused: RefCell::default(),

@@ -1,7 +1,8 @@
 //! SUSPEND: no new clients, and nothing more read from clients and servers, between two messages.
 //!
 //! A client that is in the middle of a message, or waits for a server, goes on until it is not: then it is
-//! *quiet* and its task does nothing. Who is not quiet after `suspend_timeout` is cut off.
+//! *quiet* and its task does nothing. Log-ins under way come to their end. Who is not quiet after `suspend_timeout` is cut off;
+//! somebody who logs in learns of that at the next message.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,9 +35,12 @@ impl Router {
             let mut loud = clients.iter().filter(|client| !client.is_flushed());
             if limit.is_some_and(|limit| began.elapsed() >= limit) {
                 loud.for_each(|client| client.end(End::Told(timeout())));
+                if self.logins.get() > 0 {
+                    self.login_cuts.set(self.login_cuts.get() + 1);
+                }
                 break;
             }
-            if loud.next().is_none() {
+            if loud.next().is_none() && self.logins.get() == 0 {
                 break;
             }
             clock::sleep(GLANCE).await;
