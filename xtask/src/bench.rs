@@ -6,10 +6,12 @@
 //! 3. Runs each cell (workload, clients) in interleaved rounds: every target once before any twice.
 //! 4. Prints medians and ratios; `--write` puts them into docs/benchmarks.md with command, commit and machine.
 //!
-//! `cargo xtask bench pages` measures the page server instead, `cargo xtask bench computes` computes.
+//! `cargo xtask bench pages` measures the page server instead, `cargo xtask bench computes` computes;
+//! `cargo xtask bench console` compares the two consoles.
 
 pub(crate) mod client;
 mod computes;
+mod console;
 mod crowd;
 mod load;
 mod machine;
@@ -34,6 +36,9 @@ pub(crate) fn run(arguments: Vec<String>) -> Result<(), String> {
     }
     if arguments.first().is_some_and(|first| first == "computes") {
         return computes::run(&arguments[1..]);
+    }
+    if arguments.first().is_some_and(|first| first == "console") {
+        return console::run(&arguments[1..]);
     }
     let Some(options) = Options::parse(arguments)? else { return Ok(()) };
     process::raise_file_limit(options.crowd + 1000);

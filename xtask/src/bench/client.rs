@@ -14,6 +14,18 @@ pub(crate) struct Client {
     stream: TcpStream,
 }
 
+/// What came back for one statement.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// Name and type (oid).
+    pub(crate) columns: Vec<(String, u32)>,
+    /// The first value of each row.
+    pub(crate) names: Vec<String>,
+    pub(crate) tag: String,
+    /// SQLSTATE and message.
+    pub(crate) error: Option<(String, String)>,
+}
+
 impl Client {
     /// Connects to a port of this machine and logs in where no password is asked for.
     pub(crate) fn open(port: u16, user: &str, database: &str) -> Result<Self, String> {
@@ -40,6 +52,25 @@ impl Client {
     /// The first column of the first row.
     pub(crate) fn value(&mut self, sql: &str) -> Result<String, String> {
         self.query(sql)?.ok_or_else(|| format!("no row: {sql}"))
+    }
+
+    /// Runs a statement whatever comes of it.
+    pub(crate) fn ask(&mut self, sql: &str) -> Result<Answer, String> {
+        let mut body = sql.as_bytes().to_vec();
+        body.push(0);
+        self.send(Some(b'Q'), &body)?;
+        let mut answer = Answer::default();
+        loop {
+            let (kind, body) = self.message()?;
+            match kind {
+                b'Z' => return Ok(answer),
+                b'T' => answer.columns = columns(&body),
+                b'C' => answer.tag = text(&body),
+                b'D' => answer.names.extend(body.get(6..).map(|rest| first_value(&body, rest))),
+                b'E' => answer.error = Some((field(&body, b'C'), field(&body, b'M'))),
+                _ => {}
+            }
+        }
     }
 
     fn query(&mut self, sql: &str) -> Result<Option<String>, String> {
@@ -95,4 +126,29 @@ fn first_value(row: &[u8], rest: &[u8]) -> String {
     let length = row.get(2..6).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes)
         as usize;
     String::from_utf8_lossy(&rest[..length.min(rest.len())]).into_owned()
+}
+
+/// A RowDescription is: count (2 bytes), then per column its name and 18 bytes, of which 6 to 9 are the type.
+fn columns(body: &[u8]) -> Vec<(String, u32)> {
+    let mut found = Vec::new();
+    let mut rest = body.get(2..).unwrap_or_default();
+    while let Some(end) = rest.iter().position(|&byte| byte == 0) {
+        let Some(fixed) = rest.get(end + 1..end + 19) else { break };
+        let kind = fixed.get(6..10).and_then(|bytes| bytes.try_into().ok());
+        found.push((text(&rest[..end]), kind.map_or(0, u32::from_be_bytes)));
+        rest = &rest[end + 19..];
+    }
+    found
+}
+
+/// A field of an ErrorResponse: each is its letter and a text.
+fn field(body: &[u8], letter: u8) -> String {
+    let mut fields = body.split(|&byte| byte == 0);
+    fields
+        .find(|field| field.first() == Some(&letter))
+        .map_or_else(String::new, |field| text(&field[1..]))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }

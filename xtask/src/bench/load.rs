@@ -82,7 +82,10 @@ pub(crate) fn start(
 ) -> Result<Run, String> {
     let log_prefix = server.folder.join("log").join(format!("run{port}")).display().to_string();
     let seconds = (options.seconds + SLACK_SECONDS).to_string();
-    let (clients, threads) = (cell.clients.to_string(), THREADS.min(cell.clients).to_string());
+    // pgbench waits for a connection with the whole thread, while replies to its other clients lie in their sockets.
+    let connects = matches!(cell.workload, Workload::Churn | Workload::Connect);
+    let threads = if connects { cell.clients } else { THREADS.min(cell.clients) };
+    let (clients, threads) = (cell.clients.to_string(), threads.to_string());
     let (port, scale) = (port.to_string(), options.scale.to_string());
     let sslmode = if cell.workload == Workload::Connect { "require" } else { "disable" };
     let mut command = Command::new("setsid");

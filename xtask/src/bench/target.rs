@@ -172,7 +172,7 @@ impl Target {
                 "[databases]\nbench = host={host} port={} dbname=bench user=bench\n[pgbouncer]\n\
                  listen_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\nauth_file = {}\n\
                  pool_mode = transaction\ndefault_pool_size = {}\nmax_client_conn = 12000\n\
-                 listen_backlog = 4096\nlog_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n",
+                 listen_backlog = 4096\nadmin_users = bench\nlog_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n",
                 server.port,
                 running.port,
                 users.display(),
