@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use pg::wire::frontend;
 use pg::wire::frontend::{Format, Target};
-use pg::wire::startup;
+use pg::wire::startup::{self, ProtocolVersion};
 use pooler::settings::{Database, Host, Settings, User};
 use runtime::clock;
 
-use crate::world::{World, run, settings};
+use crate::world::{Client, World, run, settings};
 
 /// The rows of a SHOW whose first column is `name`, split.
 async fn rows(world: &World, show: &str, name: &str) -> Vec<Vec<String>> {
@@ -350,6 +350,54 @@ fn who_is_in_the_middle_of_something_at_suspend_timeout_is_cut_off() {
         assert_eq!(admin.answers().await, ["RESUME", "ready I"]);
         holder.query("on").await;
         assert_eq!(holder.answers().await, ["row on", "SELECT 1", "ready I"]);
+    });
+}
+
+/// Somebody who has sent a part of the start-up packet; the rest.
+async fn half_logged_in(world: &World) -> (Client, Vec<u8>) {
+    let mut packet = Vec::new();
+    let parameters = [("user", "ann"), ("database", "shop")];
+    let parameters = parameters.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    startup::write_startup(&mut packet, ProtocolVersion::V3_0, parameters);
+    let mut client = world.connect().await;
+    let rest = packet.split_off(6);
+    client.send(&packet).await;
+    world
+        .until("it logs in", async || rows(world, "SHOW LISTS", "login_clients").await[0][1] == "1")
+        .await;
+    (client, rest)
+}
+
+#[test]
+fn suspend_waits_for_who_is_logging_in() {
+    run(settings(), async |world| {
+        let (mut half, rest) = half_logged_in(world).await;
+        let mut admin = world.log_in("howdah").await;
+        admin.query("SUSPEND").await;
+        let early = clock::timeout(Duration::from_millis(50), admin.message()).await;
+        assert!(early.is_err(), "a log-in is under way");
+        half.send(&rest).await;
+        assert_eq!(half.answers().await, ["ready I"]);
+        assert_eq!(admin.answers().await, ["SUSPEND", "ready I"]);
+        admin.query("RESUME").await;
+        assert_eq!(admin.answers().await, ["RESUME", "ready I"]);
+        half.query("on").await;
+        assert_eq!(half.answers().await, ["row on", "SELECT 1", "ready I"]);
+    });
+}
+
+#[test]
+fn who_logs_in_for_too_long_at_suspend_is_cut_off() {
+    let settings = Settings { suspend_timeout: Duration::from_millis(100), ..settings() };
+    run(settings, async |world| {
+        let (mut half, rest) = half_logged_in(world).await;
+        let mut admin = world.log_in("howdah").await;
+        admin.query("SUSPEND").await;
+        assert_eq!(admin.answers().await, ["SUSPEND", "ready I"]);
+        half.send(&rest).await;
+        assert_eq!(half.answers().await, ["closed"]);
+        admin.query("RESUME").await;
+        assert_eq!(admin.answers().await, ["RESUME", "ready I"]);
     });
 }
 

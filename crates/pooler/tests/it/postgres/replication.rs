@@ -1,9 +1,12 @@
 //! Programs that replicate, through the pooler.
 
+use std::pin::pin;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use pg::wire::startup::{self, ProtocolVersion};
 use pooler::settings::{PoolMode, Settings};
+use runtime::clock;
 use runtime::net::{Address, Stream};
 
 use super::cluster::Cluster;
@@ -183,5 +186,22 @@ fn a_reconnect_ends_what_replicates() {
         assert_eq!(session.query("select 1").await, "T(1)Z", "that was another database");
         assert_eq!(console.query("RECONNECT").await, "Z");
         assert_eq!(session.answer().await, ".");
+    });
+}
+
+#[test]
+fn a_paused_database_is_waited_for() {
+    run_with(Cluster::start(&[], ""), in_mode(PoolMode::Transaction), async |setting: &Setting| {
+        let _known = setting.session().await;
+        let mut console = Session::connect(&setting.address).await;
+        console.log_in("postgres", "", &[("database", "pgbouncer")]).await;
+        assert_eq!(console.query("PAUSE postgres").await, "Z");
+        let mut session = Session::connect(&setting.address).await;
+        let mut logging_in = pin!(session.log_in("postgres", "", &[("replication", "database")]));
+        let early = clock::timeout(Duration::from_millis(100), logging_in.as_mut()).await;
+        assert!(early.is_err(), "nobody is let in, and nobody is refused");
+        assert_eq!(console.query("RESUME postgres").await, "Z");
+        let answer = logging_in.await;
+        assert!(answer.ends_with('Z'), "{answer}");
     });
 }
