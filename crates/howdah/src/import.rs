@@ -20,7 +20,7 @@ use pageserver::settings::Password;
 use pageserver::tls::Encryption;
 use runtime::executor::block_on;
 use runtime::fs::blocking as fs;
-use runtime::identity::{User, effective_uid};
+use runtime::identity::{User, effective_uid, is_root};
 use runtime::io;
 use runtime::tls::SslMode;
 
@@ -32,6 +32,9 @@ use crate::node::{self, CONFIG};
 use checks::{Finding, Found, Grade};
 use conninfo::Conninfo;
 pub use follow::Outcome;
+
+/// Who the servers of computes run as where we are root.
+const ACCOUNT: &str = "postgres";
 
 /// What to import, and where to.
 #[derive(Clone, Debug)]
@@ -115,8 +118,7 @@ pub fn run(
 
 /// Writes the configuration unless it is there, and follows.
 fn take_in(directory: &Path, origin: &Origin, found: &Found) -> Result<Outcome> {
-    fs::create_dir_all(directory)
-        .or_fail(format_args!("could not make folder \"{}\"", directory.display()))?;
+    make_folders(directory)?;
     let path = directory.join(CONFIG);
     if !fs::exists(&path) {
         let text = file::text(directory, origin, found);
@@ -142,6 +144,21 @@ fn take_in(directory: &Path, origin: &Origin, found: &Found) -> Result<Outcome> 
             Error::new("stopped before it was done").hint("the same command goes on")
         })),
     }
+}
+
+/// Makes the folder with that of its computes. Where we are root the server of a compute is not, and must be able to enter.
+fn make_folders(directory: &Path) -> Result<()> {
+    let folder = directory.join(file::COMPUTES);
+    let missing: Vec<&Path> = folder.ancestors().take_while(|path| !fs::exists(path)).collect();
+    fs::create_dir_all(&folder)
+        .or_fail(format_args!("could not make folder \"{}\"", folder.display()))?;
+    let account = User::named(ACCOUNT).or_fail("could not read the accounts")?;
+    let (true, Some(account)) = (is_root(), account) else { return Ok(()) };
+    for path in missing {
+        let doing = format!("could not give \"{}\" to user {ACCOUNT}", path.display());
+        fs::set_owner(path, account.uid, account.gid).or_fail(doing)?;
+    }
+    Ok(())
 }
 
 /// A directory that is there must have been imported from the same server.

@@ -8,6 +8,9 @@ use runtime::tls::SslMode;
 use super::Origin;
 use super::checks::Found;
 
+/// The folder of the computes' scratch and logs.
+pub(super) const COMPUTES: &str = "computes";
+
 /// The whole file. It has no key that merely repeats a default.
 pub(super) fn text(directory: &Path, origin: &Origin, found: &Found) -> String {
     let mut out = String::new();
@@ -57,7 +60,7 @@ fn page_server(out: &mut String, directory: &Path, origin: &Origin) {
 
 fn computes(out: &mut String, directory: &Path, found: &Found) {
     out.push_str("\n[compute]\n");
-    line(out, "directory", &path(&directory.join("computes")));
+    line(out, "directory", &path(&directory.join(COMPUTES)));
     if !found.settings.is_empty() {
         out.push_str(
             "# As the server's own files have it; those need not be part of the base backup.\n",
