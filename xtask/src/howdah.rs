@@ -68,7 +68,7 @@ impl Howdah {
     pub(crate) fn pooler(&self) -> Result<(String, u16), String> {
         let address = self.facts["pooler"].as_str().ok_or("no pooler")?;
         let (host, port) = address.rsplit_once(':').ok_or("no port")?;
-        Ok((host.to_owned(), port.parse().map_err(|_| "no port")?))
+        Ok((host.to_owned(), port.parse().map_err(|_not_one| "no port")?))
     }
 
     /// Starts a compute on a mount, unless it runs; folder and number of its server's socket.

@@ -156,7 +156,7 @@ impl Pair {
         let bin = server::binaries()?;
         let config = format!(
             "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
-             [postgres.settings]\nfsync = false\nmax_wal_size = \"4GB\"\n\
+             [postgres]\nplace = \"directory\"\n[postgres.settings]\nfsync = false\nmax_wal_size = \"4GB\"\n\
              [compute]\nmode = \"fuse\"\nidle_timeout = \"0\"\n\
              [compute.postgres]\nshared_buffers = \"{SHARED_BUFFERS}\"\nmax_wal_size = \"4GB\"\n\
              [pooler]\nlisten_port = 0\n"
@@ -348,7 +348,7 @@ impl Pair {
             let prefix = self.plain.folder.join("tx").display().to_string();
             let log = ["-l", "--log-prefix", &prefix];
             let said = self.pgbench_said(place, &log, seconds)?;
-            checkpoint.join().map_err(|_| "a thread failed")??;
+            checkpoint.join().map_err(|_panic| "a thread failed")??;
             let tps = figure(&said, "tps = ").ok_or(said)?;
             Ok((tps, longest(&self.plain.folder)?))
         })

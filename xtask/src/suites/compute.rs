@@ -266,10 +266,9 @@ fn name(places: &Places, howdah: &Howdah, way: &Way<'_>, place: (&str, u16)) -> 
 
 /// That of Howdah, with the pooler at this port; 0: any.
 fn configuration(port: u16) -> String {
-    let mut text = format!(
-        "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
-         [compute]\nmode = \"fuse\"\nidle_timeout = \"0\"\n"
-    );
+    let mut text = "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
+                    [compute]\nmode = \"fuse\"\nidle_timeout = \"0\"\n[postgres]\nplace = \"directory\"\n"
+        .to_owned();
     for section in ["compute.postgres", "postgres.settings"] {
         text.push_str(&format!("[{section}]\n"));
         for (name, value) in ALIKE {
