@@ -39,7 +39,7 @@ impl Random {
     fn new() -> Self {
         let given = std::env::var("HOWDAH_SEED").ok().and_then(|text| text.parse().ok());
         let since = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
-        let seed = given.unwrap_or_else(|| since.as_secs());
+        let seed = given.unwrap_or(since.as_secs());
         eprintln!("HOWDAH_SEED={seed}");
         Self(seed)
     }
