@@ -134,12 +134,10 @@ impl Writer<'_> {
                 }
             }
             Piece::FileEnd => match self.open.take() {
-                Some(Open { path, local, .. }) if path.is_empty() => {
-                    // A history of timelines may be with them.
-                    if local.extension().is_none() {
-                        self.segments.push(local);
-                    }
-                }
+                // A history of timelines may be with the segments.
+                Some(Open { path, local, .. })
+                    if path.is_empty() && local.extension().is_some() => {}
+                Some(Open { path, local, .. }) if path.is_empty() => self.segments.push(local),
                 Some(Open { path, local, written, .. }) => {
                     self.entries.push(Entry { path, file: Some((local, written)) });
                 }
