@@ -129,41 +129,44 @@ fn receive_with_postgres(cluster: &Cluster, end: Lsn, wal: u64) {
 
 /// The page server takes it in, into layers; then all that is written and kept is counted, once it has come to rest.
 fn receive(cluster: &Cluster, settings: &Settings, end: Lsn, wal: u64) {
-    let service = Service::start(settings.clone());
-    let before = service.wait("streaming", |status| status.phase == Phase::Streaming);
-    let (begin, cpu, written) = (clock::precise(), cpu_of_process(), bytes_written());
-    service.wait_lsn(end);
-    let (taken, busy) = (clock::precise() - begin, cpu_of_process() - cpu);
-    let remark = format!("{} of CPU time; synced, indexed, into layers", rate(wal, busy));
-    row("page server", &rate(wal, taken), &remark);
+    block_on(async {
+        let (begin, cpu, written) = (clock::precise(), cpu_of_process(), bytes_written());
+        let server = Server::start(settings.clone()).expect("it starts");
+        let timeline = streaming(&server).await;
+        let before = server.status();
+        timeline.grows_beyond(Lsn(end.0 - 1)).await;
+        let (taken, busy) = (clock::precise() - begin, cpu_of_process() - cpu);
+        let remark = format!("{} of CPU time; synced, indexed, into layers", rate(wal, busy));
+        row("page server", &rate(wal, taken), &remark);
+        let after = at_rest(&server).await;
+        let busy = cpu_of_process() - cpu;
+        let remark = "of CPU time, until all is in layers and those are merged";
+        row("page server, in all", &rate(wal, busy), remark);
+        let layered = |status: &Status| {
+            let text = status.layered_lsn.as_ref();
+            text.and_then(|text| text.parse::<Lsn>().ok()).expect("it tells")
+        };
+        let wal = layered(&after).bytes_since(layered(&before)) as f64;
+        let written = (bytes_written() - written) as f64 / wal;
+        let layers = after.layer_bytes_written.saturating_sub(before.layer_bytes_written);
+        let layers = layers as f64 / wal;
+        let remark = format!("given to the disk by the process; {layers:.2} of it are layers");
+        row("write amplification", &format!("{written:.2}"), &remark);
+        let kept = after.layer_bytes.saturating_sub(before.layer_bytes) as f64 / wal;
+        let raw = after.layer_raw_bytes.saturating_sub(before.layer_raw_bytes) as f64 / wal;
+        let remark = format!("layers, after compaction, all history; {raw:.2} before zstd");
+        row("bytes kept per byte of WAL", &format!("{kept:.2}"), &remark);
+        server.stop().await;
+    });
     cluster.sql("SELECT pg_drop_replication_slot('receivewal')");
-    let after = at_rest(&service);
-    let busy = cpu_of_process() - cpu;
-    let remark = "CPU time, until all layers are merged";
-    row("page server, in all", &rate(wal, busy), remark);
-    let layered = |status: &Status| {
-        let text = status.layered_lsn.as_ref();
-        text.and_then(|text| text.parse::<Lsn>().ok()).expect("it tells")
-    };
-    let wal = layered(&after).bytes_since(layered(&before)) as f64;
-    let written = (bytes_written() - written) as f64 / wal;
-    let layers = after.layer_bytes_written.saturating_sub(before.layer_bytes_written) as f64 / wal;
-    let remark =
-        format!("written to disk by the process; {layers:.2} of it layers, 1 the WAL itself");
-    row("write amplification", &format!("{written:.2}"), &remark);
-    let kept = after.layer_bytes.saturating_sub(before.layer_bytes) as f64 / wal;
-    let raw = after.layer_raw_bytes.saturating_sub(before.layer_raw_bytes) as f64 / wal;
-    let remark = format!("layers, after compaction, all history; {raw:.2} before zstd");
-    row("bytes kept per byte of WAL", &format!("{kept:.2}"), &remark);
-    service.stop();
 }
 
 /// The status once all is in layers and nothing has been written for a while.
-fn at_rest(service: &Service) -> Status {
+async fn at_rest(server: &Server) -> Status {
     let mut before = (0, 0);
     loop {
-        block_on(async { clock::sleep(Duration::from_secs(2)).await });
-        let status = service.status();
+        clock::sleep(Duration::from_secs(2)).await;
+        let status = server.status();
         let now = (status.layer_bytes_written, status.level0_layers);
         if status.layered_lsn == status.ingested_lsn && now == before {
             return status;
