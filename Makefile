@@ -6,13 +6,14 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 MAJORS ?= 17
 
-.PHONY: help up build test bench ci deps majors tidy test-suites test-computes fmt check-kqueue fuzz
+.PHONY: help up build test bench ci deps majors tidy soak test-suites test-computes fmt check-kqueue fuzz
 
 help:
 	@echo "make up            build, then run Howdah on this machine (DIR=folder of the data, ARGS=more options)"
 	@echo "make test          run all tests"
 	@echo "make test-computes PostgreSQL's regression suite on computes, and twenty random moments"
 	@echo "make bench         measure the pooler beside PgBouncer, the page server, computes (ARGS=--quick to try)"
+	@echo "make soak          kill the primary, its mount and Howdah under load; nothing acknowledged may be lost (ARGS=\"--kills 20\")"
 	@echo "make ci            formatting, lints, documentation, tests"
 	@echo "make deps          install what is missing (Debian)"
 	@echo "make majors        put other PostgreSQL majors into target/postgres for the tests (MAJORS=\"17\")"
@@ -42,6 +43,10 @@ bench: deps
 	@cargo xtask bench $(ARGS)
 	@cargo xtask bench pages $(filter --quick,$(ARGS))
 	@cargo xtask bench computes $(filter --quick,$(ARGS))
+
+# As root where FUSE is allowed, for main to be on a mount; ten minutes.
+soak: deps
+	@cargo xtask soak $(ARGS)
 
 ci: deps
 	@cargo xtask ci

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::fs::blocking as fs;
 use runtime::process::Command;
+use runtime::signal::Signal;
 
 use super::binaries::{Binaries, major_of};
 use super::files;
@@ -89,6 +90,8 @@ impl Cluster {
         let finished = Command::new(self.binaries.program("initdb"))
             .args(["--username=postgres", "--auth=trust", "--data-checksums", "--encoding=UTF8"])
             .args(["--locale=C.UTF-8", "--no-instructions", "-D", &shown])
+            // One that went on without us would be in the way of the next.
+            .death_signal(Signal::Kill)
             .run()
             .await
             .or_fail("could not run initdb")?;
