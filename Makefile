@@ -6,7 +6,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 MAJORS ?= 17
 
-.PHONY: help up build test bench ci deps majors tidy soak test-suites test-computes fmt check-kqueue fuzz
+.PHONY: help up build test bench ci deps majors tidy soak test-suites test-computes accept test-s3 fmt check-kqueue fuzz
 
 help:
 	@echo "make up            build, then run Howdah on this machine (DIR=folder of the data, ARGS=more options)"
@@ -18,6 +18,8 @@ help:
 	@echo "make deps          install what is missing (Debian)"
 	@echo "make majors        put other PostgreSQL majors into target/postgres for the tests (MAJORS=\"17\")"
 	@echo "make check-kqueue  type-check the kqueue driver for FreeBSD and macOS"
+	@echo "make accept        compare the page service with the primary's own recovery (ten minutes)"
+	@echo "make test-s3       the object store on Ceph, from Debian's packages (500 MB in target/ceph)"
 	@echo "make fuzz          run each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)"
 
 up: deps build
@@ -35,6 +37,7 @@ test: deps majors
 	fi
 	@cargo test --workspace --quiet --doc
 	@cargo xtask suites --short --optional --howdah target/debug/howdah
+	@cargo xtask accept --short --s3 --optional --howdah target/debug/howdah
 
 tidy:
 	@cargo test --quiet --package xtask
@@ -67,6 +70,15 @@ test-suites:
 test-computes:
 	@cargo xtask suites --compute
 	@HOWDAH_MOMENTS=20 cargo test --quiet --package howdah --test it moments
+
+# What the page service gives against the primary's own recovery, at ten moments under PostgreSQL's regression suite; the
+# same after everything but the object store is lost (docs/acceptance.md).
+accept: deps
+	@cargo xtask accept --write
+
+# A real distributed object store: Ceph's gateway with three OSDs on loopback, one of them killed on the way.
+test-s3: deps
+	@cargo xtask accept --short --ceph
 
 fmt:
 	@cargo fmt --all

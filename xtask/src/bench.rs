@@ -14,7 +14,7 @@ mod computes;
 mod console;
 mod crowd;
 mod load;
-mod machine;
+pub(crate) mod machine;
 mod measure;
 mod options;
 mod pages;

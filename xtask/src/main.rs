@@ -2,7 +2,9 @@
 //! `cargo xtask ci` runs every check; the tidy rules are the tests of this crate.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
+mod accept;
 mod bench;
+mod ceph;
 mod ci;
 mod debian;
 mod howdah;
@@ -24,6 +26,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask <task>
 
 tasks:
+  accept [OPTIONS]  what the page service gives against the primary's own recovery (accept --help)
   bench [OPTIONS]   measure the pooler beside PgBouncer (bench --help), the page server (bench pages),
                     computes beside plain directories (bench computes)
   ci                formatting, lints, tidy, documentation and tests, each with its time
@@ -42,6 +45,7 @@ fn root() -> PathBuf {
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let outcome = match arguments.next().as_deref() {
+        Some("accept") => accept::run(&arguments.collect::<Vec<_>>()),
         Some("bench") => bench::run(arguments.collect()),
         Some("ci") => ci::run(),
         Some("postgres") => postgres::run(&arguments.collect::<Vec<_>>()),

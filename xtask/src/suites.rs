@@ -58,9 +58,9 @@ const NEVER_WRITTEN: [&str; 4] =
 const SHORT: &str = "test_setup hash_index gin gist spgist brin btree_index vacuum truncate prepared_xacts sequence";
 
 /// Where things are.
-struct Places {
+pub(crate) struct Places {
     /// The programs of the major.
-    bin: PathBuf,
+    pub(crate) bin: PathBuf,
     /// pg_regress and its like.
     tests: PathBuf,
     include: PathBuf,
@@ -69,7 +69,7 @@ struct Places {
     sources: PathBuf,
     /// Belongs to the user that runs the server.
     run: PathBuf,
-    user: Option<(u32, u32)>,
+    pub(crate) user: Option<(u32, u32)>,
 }
 
 struct Options {
@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     // Two runs at once would take each other's cluster away.
     let lock = File::create(folder.join("lock")).map_err(text)?;
     lock.lock().map_err(text)?;
-    let places = match obtain(&options.major, &folder) {
+    let places = match obtain(&options.major, &folder, &folder.join("run")) {
         Ok(places) => places,
         Err(reason) if options.optional => {
             println!("{reason}");
@@ -161,7 +161,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// Server, sources, and an empty folder to run in.
-fn obtain(major: &str, folder: &Path) -> Result<Places, String> {
+pub(crate) fn obtain(major: &str, folder: &Path, run: &Path) -> Result<Places, String> {
     postgres::run(&[major.to_owned()])?;
     let server = servers::folder("postgres")?.join(major);
     let tree = server.join("tree");
@@ -174,12 +174,11 @@ fn obtain(major: &str, folder: &Path) -> Result<Places, String> {
     if !sources.join("src/test/regress").is_dir() {
         debian::source(folder, suite_of(major), &format!("postgresql-{major}"), &sources)?;
     }
-    let run = folder.join("run");
-    let _old = fs::remove_dir_all(&run);
-    fs::create_dir_all(&run).map_err(text)?;
+    let _old = fs::remove_dir_all(run);
+    fs::create_dir_all(run).map_err(text)?;
     let user = process::unprivileged()?;
     if let Some((uid, gid)) = user {
-        chown(&run, Some(uid), Some(gid)).map_err(text)?;
+        chown(run, Some(uid), Some(gid)).map_err(text)?;
     }
     Ok(Places {
         bin: server.join("bin"),
@@ -187,7 +186,7 @@ fn obtain(major: &str, folder: &Path) -> Result<Places, String> {
         include: tree.join("usr/include/postgresql").join(major).join("server"),
         libraries: home.join("lib"),
         sources: sources.join("src/test"),
-        run,
+        run: run.to_owned(),
         user,
     })
 }
@@ -200,7 +199,7 @@ fn suite_of(major: &str) -> &'static str {
     }
 }
 
-fn build() -> Result<PathBuf, String> {
+pub(crate) fn build() -> Result<PathBuf, String> {
     println!("building howdah");
     let cargo = ["cargo", "build", "--quiet", "--release", "--package", "howdah"];
     let root_folder = shown(&root());
@@ -292,33 +291,16 @@ fn run_suites(places: &Places, options: &Options) -> Result<Vec<String>, String>
         if options.short && suite == "isolation" {
             continue;
         }
-        let output = places.run.join(suite);
-        fs::create_dir_all(&output).map_err(text)?;
-        if let Some((uid, gid)) = places.user {
-            chown(&output, Some(uid), Some(gid)).map_err(text)?;
-        }
-        let input = places.sources.join(suite);
-        let program = shown(&places.tests.join(suite).join(program));
-        let mut command = vec![
-            program,
-            format!("--bindir={}", places.bin.display()),
-            format!("--inputdir={}", input.display()),
-            format!("--outputdir={}", output.display()),
-            format!("--dlpath={}", libraries.display()),
-            format!("--host={host}"),
-            "--user=postgres".to_owned(),
-            "--max-concurrent-tests=20".to_owned(),
-        ];
+        let mut command = suite_command(places, (suite, program), &libraries, &host)?;
         if options.short {
             command.extend(SHORT.split_whitespace().map(str::to_owned));
         } else {
-            command.push(format!("--schedule={}", input.join(schedule).display()));
+            let schedule = places.sources.join(suite).join(schedule);
+            command.push(format!("--schedule={}", schedule.display()));
         }
         println!("running {suite}");
         // A test that fails is no failure of ours: it has written its WAL. How many did is reported.
-        let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
-        let script = format!("{} 2>&1 || true", quoted.join(" "));
+        let script = format!("{} 2>&1 || true", quoted(&command));
         let printed = process::output(&["sh", "-c", &script], places.user)?;
         let last = summary(&printed);
         println!("{suite}: {last}");
@@ -328,6 +310,61 @@ fn run_suites(places: &Places, options: &Options) -> Result<Vec<String>, String>
     }
     directed(places)?;
     Ok(said)
+}
+
+/// A suite's program with its options, but for what is to run.
+fn suite_command(
+    places: &Places,
+    (suite, program): (&str, &str),
+    libraries: &Path,
+    host: &str,
+) -> Result<Vec<String>, String> {
+    let output = places.run.join(suite);
+    fs::create_dir_all(&output).map_err(text)?;
+    if let Some((uid, gid)) = places.user {
+        chown(&output, Some(uid), Some(gid)).map_err(text)?;
+    }
+    Ok(vec![
+        shown(&places.tests.join(suite).join(program)),
+        format!("--bindir={}", places.bin.display()),
+        format!("--inputdir={}", places.sources.join(suite).display()),
+        format!("--outputdir={}", output.display()),
+        format!("--dlpath={}", libraries.display()),
+        format!("--host={host}"),
+        "--user=postgres".to_owned(),
+        "--max-concurrent-tests=20".to_owned(),
+    ])
+}
+
+fn quoted(command: &[String]) -> String {
+    command.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ")
+}
+
+/// As long as this file is there, the suite begins again when it is through.
+pub(crate) fn repeat_file(places: &Places) -> PathBuf {
+    places.run.join("repeat")
+}
+
+/// Runs the whole regression suite on a server that is there; what it prints the first time is for
+/// [`regression_summary`].
+pub(crate) fn regression_script(places: &Places, host: &str) -> Result<String, String> {
+    let libraries = suite_library(places)?;
+    let mut command = suite_command(places, ("regress", "pg_regress"), &libraries, host)?;
+    let schedule = places.sources.join("regress/parallel_schedule");
+    command.extend([format!("--schedule={}", schedule.display()), "--port=5432".to_owned()]);
+    let (command, printed) = (quoted(&command), places.run.join("regress/printed"));
+    let (printed, again) = (printed.display(), repeat_file(places));
+    Ok(format!(
+        "{command} > '{printed}' 2>&1; while [ -e '{}' ]; do {command} > '{printed}.again' 2>&1; done",
+        again.display(),
+    ))
+}
+
+/// What the regression suite said at its end.
+pub(crate) fn regression_summary(places: &Places) -> Result<String, String> {
+    fs::read_to_string(places.run.join("regress/printed"))
+        .map(|printed| summary(&printed))
+        .map_err(text)
 }
 
 /// pg_regress ends with a framed sentence, or in newer versions with a comment.

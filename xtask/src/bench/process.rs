@@ -43,18 +43,25 @@ impl Daemon {
 
     /// Asks it to stop by a signal, insists after ten seconds.
     pub(crate) fn stop(&mut self, signal: &str) {
+        let _by_itself = self.stop_within(Duration::from_secs(10), signal);
+    }
+
+    /// Asks it to stop by a signal, insists after `time`; false if that was needed.
+    pub(crate) fn stop_within(&mut self, time: Duration, signal: &str) -> bool {
         if self.ended().is_some() {
-            return;
+            return true;
         }
         let asked = Command::new("kill").args([signal, &self.pid().to_string()]).status();
-        let patience = Instant::now() + Duration::from_secs(10);
+        let patience = Instant::now() + time;
         while asked.is_ok() && Instant::now() < patience && self.ended().is_none() {
             std::thread::sleep(Duration::from_millis(50));
         }
-        if self.ended().is_none() {
+        let has_ended = self.ended().is_some();
+        if !has_ended {
             let _killed = self.child.kill();
             let _reaped = self.child.wait();
         }
+        has_ended
     }
 }
 
@@ -78,7 +85,7 @@ pub(crate) fn output(command: &[&str], user: Option<(u32, u32)>) -> Result<Strin
     }
 }
 
-fn become_user(command: &mut Command, user: Option<(u32, u32)>) {
+pub(crate) fn become_user(command: &mut Command, user: Option<(u32, u32)>) {
     use std::os::unix::process::CommandExt;
     if let Some((uid, gid)) = user {
         command.uid(uid).gid(gid).current_dir("/");
