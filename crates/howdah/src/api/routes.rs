@@ -139,7 +139,9 @@ async fn postgres(path: &str, parts: &Parts) -> Response {
     let Some(postgres) = &parts.postgres else {
         let response = not_here("supervised server");
         return match parts.place {
-            Some(_) => response.hint("\"main\" is a compute: howdah compute stop main starts it anew"),
+            Some(_) => {
+                response.hint("\"main\" is a compute: howdah compute stop main starts it anew")
+            }
             None => response,
         };
     };
