@@ -11,9 +11,9 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// Damaged inputs for each file of a corpus, and for an empty one.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 20;
 /// Scripts say which record to take in their first bytes: this many are made up, so that every record has its turn.
-const SCRIPTS: usize = 3000;
+const SCRIPTS: usize = 2000;
 const SCRIPT_BYTES: usize = 64;
 /// No input takes a thousandth of it on a machine at rest.
 const PATIENCE: Duration = Duration::from_secs(60);
