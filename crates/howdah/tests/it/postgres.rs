@@ -7,3 +7,4 @@ mod mounted;
 mod pages;
 mod primary;
 mod replicas;
+mod wal;
