@@ -55,7 +55,15 @@ const NEVER_WRITTEN: [&str; 4] =
     ["XLOG/NOOP", "XLOG/OVERWRITE_CONTRECORD", "Heap/HOT_UPDATE+INIT", "Gist/ASSIGN_LSN"];
 
 /// Tests of the short run: one of each access method, and what is rare in WAL. `test_setup` makes what they use.
-const SHORT: &str = "test_setup hash_index gin gist spgist brin btree_index vacuum truncate prepared_xacts sequence";
+const SHORT: &str =
+    "hash_index gin gist spgist brin btree_index vacuum truncate prepared_xacts sequence";
+/// What they use of `create_index`, which itself uses what many other tests make.
+const SHORT_INDEXES: &str =
+    "CREATE INDEX tenk1_unique1 ON tenk1 (unique1); CREATE INDEX tenk1_hundred ON tenk1 (hundred)";
+
+/// Suites and the programs that run them.
+const REGRESS: (&str, &str) = ("regress", "pg_regress");
+const ISOLATION: (&str, &str) = ("isolation", "pg_isolation_regress");
 
 /// Where things are.
 pub(crate) struct Places {
@@ -282,34 +290,42 @@ fn start_detached(command: &[&str], log: &str, user: Option<(u32, u32)>) -> Resu
 
 fn run_suites(places: &Places, options: &Options) -> Result<Vec<String>, String> {
     let libraries = suite_library(places)?;
-    let host = shown(&places.run);
     let mut said = Vec::new();
-    for (suite, program, schedule) in [
-        ("regress", "pg_regress", "parallel_schedule"),
-        ("isolation", "pg_isolation_regress", "isolation_schedule"),
-    ] {
-        if options.short && suite == "isolation" {
-            continue;
+    if options.short {
+        run_suite(places, &libraries, REGRESS, &["test_setup"])?;
+        psql(places, &["-d", "regression", "-c", SHORT_INDEXES])?;
+        let tests: Vec<&str> = ["--use-existing"].into_iter().chain(SHORT.split(' ')).collect();
+        said.push(run_suite(places, &libraries, REGRESS, &tests)?);
+    } else {
+        for (suite, schedule) in [(REGRESS, "parallel_schedule"), (ISOLATION, "isolation_schedule")]
+        {
+            let schedule = places.sources.join(suite.0).join(schedule);
+            let schedule = format!("--schedule={}", schedule.display());
+            said.push(run_suite(places, &libraries, suite, &[&schedule])?);
         }
-        let mut command = suite_command(places, (suite, program), &libraries, &host)?;
-        if options.short {
-            command.extend(SHORT.split_whitespace().map(str::to_owned));
-        } else {
-            let schedule = places.sources.join(suite).join(schedule);
-            command.push(format!("--schedule={}", schedule.display()));
-        }
-        println!("running {suite}");
-        // A test that fails is no failure of ours: it has written its WAL. How many did is reported.
-        let script = format!("{} 2>&1 || true", quoted(&command));
-        let printed = process::output(&["sh", "-c", &script], places.user)?;
-        let last = summary(&printed);
-        println!("{suite}: {last}");
-        let fault = |line: &&str| line.contains("FAILED") || line.starts_with("not ok");
-        printed.lines().filter(fault).for_each(|line| println!("{line}"));
-        said.push(format!("{suite}: {last}"));
     }
     directed(places)?;
     Ok(said)
+}
+
+/// Runs the tests that `what` names; answers the suite's name and what it said at its end.
+fn run_suite(
+    places: &Places,
+    libraries: &Path,
+    (suite, program): (&str, &str),
+    what: &[&str],
+) -> Result<String, String> {
+    let mut command = suite_command(places, (suite, program), libraries, &shown(&places.run))?;
+    command.extend(what.iter().map(|word| (*word).to_owned()));
+    println!("running {suite}");
+    // A test that fails is no failure of ours: it has written its WAL. How many did is reported.
+    let script = format!("{} 2>&1 || true", quoted(&command));
+    let printed = process::output(&["sh", "-c", &script], places.user)?;
+    let last = summary(&printed);
+    println!("{suite}: {last}");
+    let fault = |line: &&str| line.contains("FAILED") || line.starts_with("not ok");
+    printed.lines().filter(fault).for_each(|line| println!("{line}"));
+    Ok(format!("{suite}: {last}"))
 }
 
 /// A suite's program with its options, but for what is to run.
