@@ -150,12 +150,7 @@ async fn moment(branches: &Branches, branch: &str, at: &str) -> Result<Moment, B
     let timeline = branches.find(branch)?;
     let (lsn, present) = branches.lsn_of(&timeline, At::parse(at)).await?;
     let time = timeline.catalog.borrow().time_at(lsn).map(time::format);
-    Ok(Moment {
-        branch: timeline.name.clone(),
-        lsn: lsn.to_string(),
-        time,
-        note: present.note(),
-    })
+    Ok(Moment { branch: timeline.name.clone(), lsn: lsn.to_string(), time, note: present.note() })
 }
 
 /// Compares the checksums of all layers and catalogs of all timelines, and of all that is in the object store.

@@ -174,11 +174,7 @@ impl Branches {
     }
 
     /// Which LSN of a timeline is meant, and whether everything that could be meant is here.
-    pub async fn lsn_of(
-        &self,
-        timeline: &Timeline,
-        at: At,
-    ) -> Result<(Lsn, Present), BranchError> {
+    pub async fn lsn_of(&self, timeline: &Timeline, at: At) -> Result<(Lsn, Present), BranchError> {
         let present = self.catch_up_to(timeline, &at).await.map_err(|error| match error {
             PageError::NotYet { .. } => BranchError::Refused(
                 error.to_string(),

@@ -243,7 +243,10 @@ impl fmt::Display for PageError {
                 write!(f, "LSN {requested} is not kept any more: what is kept begins at {horizon}")
             }
             PageError::WalGone { needed, .. } => {
-                write!(f, "a replica would begin with the WAL from {needed} on, which has already been removed")
+                write!(
+                    f,
+                    "a replica would begin with the WAL from {needed} on, which has already been removed"
+                )
             }
             PageError::NotReady => f.write_str("there is no base backup yet"),
             PageError::NoBranch { branch } => write!(f, "there is no branch \"{branch}\""),

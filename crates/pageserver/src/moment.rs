@@ -72,16 +72,8 @@ impl Moment {
                 return Err(cannot(state.end, &what));
             }
         }
-        let mut moment = Moment {
-            lsn,
-            timeline,
-            state,
-            base,
-            image,
-            standby: None,
-            received_from,
-            _kept: kept,
-        };
+        let mut moment =
+            Moment { lsn, timeline, state, base, image, standby: None, received_from, _kept: kept };
         let wal_start = moment.wal_start();
         moment._kept.1.advance(wal_start);
         Ok(moment)

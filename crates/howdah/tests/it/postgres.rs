@@ -6,5 +6,6 @@ mod life;
 mod mounted;
 mod pages;
 mod primary;
+mod readme;
 mod replicas;
 mod wal;

@@ -116,7 +116,10 @@ fn a_branch_is_woken_once_written_and_kept() {
     assert!(status.success(), "{log}");
     let left = std::fs::read_dir(folder.path().join("data/computes")).expect("it is there");
     let names: Vec<_> = left.map(|entry| entry.expect("readable").file_name()).collect();
-    assert!(names.iter().all(|name| name.to_string_lossy().ends_with(".log") || name == "lock"), "{names:?}");
+    assert!(
+        names.iter().all(|name| name.to_string_lossy().ends_with(".log") || name == "lock"),
+        "{names:?}"
+    );
 }
 
 #[test]

@@ -129,7 +129,10 @@ fn a_branch_of_now_has_everything_that_was_committed() {
         assert_eq!(present.expect("the server is there"), Present::Whole, "round {round}");
         // Whole pages may be flushed in the middle of a record.
         let end = service.end_of(&name);
-        assert!(end >= committed || committed.0 % 8192 == 0, "round {round}: {end} {committed}");
+        assert!(
+            end >= committed || committed.0.is_multiple_of(8192),
+            "round {round}: {end} {committed}"
+        );
     }
     let all: u32 = cluster.sql("SELECT count(*) FROM t").parse().expect("a number");
     assert_eq!(rows_of(&cluster, &service, "b40", "b40"), all);
