@@ -171,7 +171,7 @@ impl Manager {
             return Err(Refusal::new(SqlState::TOO_MANY_CONNECTIONS, message)
                 .detail(format!("There are {COMPUTES_MAX}.")));
         }
-        let has_room = is_primary || self.running.has_free() && self.running.waiting() == 0;
+        let has_room = is_primary || self.has_room();
         let compute = Rc::new(Compute {
             name: name.clone(),
             number: self.numbers.replace(self.numbers.get() + 1),
@@ -551,6 +551,15 @@ impl Manager {
                 wanted = wanted.saturating_sub(1);
             }
         }
+    }
+
+    /// Whether one more gets a place at once. Those count, too, that are about to take theirs.
+    fn has_room(&self) -> bool {
+        let computes = self.computes.borrow();
+        let others = computes.values().filter(|it| self.launcher.primary_of(&it.spec).is_none());
+        let (queued, placed): (Vec<_>, Vec<_>) =
+            others.partition(|compute| compute.phase.get() == Phase::Queued);
+        queued.is_empty() && placed.len() < self.launcher.settings.max_running
     }
 
     /// Computes that wait for a place.

@@ -35,6 +35,7 @@ impl Permits {
     }
 
     /// How many wait.
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.waiting.borrow().len()
     }
