@@ -8,7 +8,7 @@ use crate::instance::HOWDAH;
 
 #[test]
 fn a_cluster_larger_than_the_memory_allowed_is_refused() {
-    let programs = Programs::of_major(15).expect("these tests need PostgreSQL; run make deps");
+    let programs = Programs::default();
     let mut cluster = Cluster::create(programs, "verify", &[]);
     let base = cluster.folder().join("base").display().to_string();
     cluster.run("/bin/cp", &["-a", &cluster.data().display().to_string(), &base]);
