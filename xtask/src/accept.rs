@@ -19,7 +19,7 @@ mod store;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{servers, suites};
+use crate::{howdah, servers, suites};
 use check::{Moment, Reference, back_up, check};
 use load::Load;
 use node::{Node, position, shown};
@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
         Err(reason) => return Err(reason),
     };
-    let howdah = options.howdah.clone().map_or_else(suites::build, Ok)?;
+    let howdah = options.howdah.clone().map_or_else(howdah::build, Ok)?;
     let store = options.store(&run.join("store"))?;
     let outcome = accept(&options, &run, places.as_ref(), &programs, &howdah, &store);
     if !options.keep && outcome.is_ok() {

@@ -1,11 +1,30 @@
-//! A running `howdah up` for tasks that need one, told what to do by its own commands.
+//! The program that is measured and judged: its release build, and a running `howdah up`, told what to do by its own
+//! commands.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::bench::process::{self, Daemon};
+use crate::root;
+
+/// Where the release build is.
+pub(crate) fn built() -> PathBuf {
+    root().join("target/release/howdah")
+}
+
+/// Builds it, as a user would.
+pub(crate) fn build() -> Result<PathBuf, String> {
+    eprintln!("building howdah");
+    let built = Command::new("cargo")
+        .args(["build", "--quiet", "--release", "--package", "howdah"])
+        .current_dir(root())
+        .status()
+        .map_err(|error| format!("cargo: {error}"))?;
+    if built.success() { Ok(self::built()) } else { Err("the release build failed".to_owned()) }
+}
 
 /// Stopped when dropped.
 #[derive(Debug)]

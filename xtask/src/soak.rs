@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::bench::client::Client;
 use crate::bench::server::{binaries, free_port};
-use crate::servers;
+use crate::{howdah, servers};
 
 const USAGE: &str = "usage: cargo xtask soak [OPTIONS]
 
@@ -71,7 +71,7 @@ impl Victim {
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let Some(options) = Options::parse(arguments)? else { return Ok(()) };
-    let howdah = options.howdah.clone().map_or_else(build, Ok)?;
+    let howdah = options.howdah.clone().map_or_else(howdah::build, Ok)?;
     let folder = servers::folder("soak")?.join(std::process::id().to_string());
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     println!("Folder: {}", folder.display());
@@ -103,15 +103,6 @@ impl Options {
             }
         }
         Ok(Some(options))
-    }
-}
-
-fn build() -> Result<PathBuf, String> {
-    let mut cargo = Command::new("cargo");
-    let built = cargo.args(["build", "--quiet", "--release", "--package", "howdah"]).status();
-    match built {
-        Ok(status) if status.success() => Ok(crate::root().join("target/release/howdah")),
-        _ => Err("howdah was not built".to_owned()),
     }
 }
 

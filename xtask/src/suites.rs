@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::bench::process;
 use crate::debian;
-use crate::{postgres, root, servers};
+use crate::{howdah, postgres, root, servers};
 
 const USAGE: &str =
     "usage: cargo xtask suites [--major 15|17|18] [--short] [--optional] [--write] [--keep] [--howdah FILE]
@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 fn check_wal(options: &Options, places: &Places) -> Result<(), String> {
-    let howdah = options.howdah.clone().map_or_else(build, Ok)?;
+    let howdah = options.howdah.clone().map_or_else(howdah::build, Ok)?;
     let waldump = places.bin.join("pg_waldump");
     let suites = write_wal(places, options)?;
     let lines = compare_dumps(&howdah, &waldump, &places.run.join("data/pg_wal"))?;
@@ -205,14 +205,6 @@ fn suite_of(major: &str) -> &'static str {
         "17" => "trixie",
         _ => "forky",
     }
-}
-
-pub(crate) fn build() -> Result<PathBuf, String> {
-    println!("building howdah");
-    let cargo = ["cargo", "build", "--quiet", "--release", "--package", "howdah"];
-    let root_folder = shown(&root());
-    process::output(&[&["env", "-C", &root_folder], &cargo[..]].concat(), None)?;
-    Ok(root().join("target/release/howdah"))
 }
 
 /// The stopped cluster comes up as a standby and is promoted: the WAL goes on in a new timeline.

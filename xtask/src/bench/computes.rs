@@ -15,7 +15,7 @@ use super::client::Client;
 use super::measure::median;
 use super::process::{self, Daemon};
 use super::{machine, server};
-use crate::howdah::Howdah;
+use crate::howdah::{self, Howdah};
 use crate::{root, servers};
 
 const USAGE: &str = "measure computes beside the same Postgres on a plain directory
@@ -91,7 +91,7 @@ struct Plain {
 
 pub(super) fn run(arguments: &[String]) -> Result<(), String> {
     let options = Options::parse(arguments)?;
-    let howdah = options.howdah.clone().map_or_else(build, Ok)?;
+    let howdah = options.howdah.clone().map_or_else(howdah::build, Ok)?;
     let folder = servers::folder("bench")?.join("computes");
     let mut rows = Vec::new();
     for (number, &scale) in options.scales.iter().enumerate() {
@@ -141,14 +141,6 @@ impl Options {
         }
         Ok(options)
     }
-}
-
-fn build() -> Result<PathBuf, String> {
-    eprintln!("building howdah");
-    let at = root().display().to_string();
-    let cargo = ["cargo", "build", "--quiet", "--release", "--package", "howdah"];
-    process::output(&[&["env", "-C", &at], &cargo[..]].concat(), None)?;
-    Ok(root().join("target/release/howdah"))
 }
 
 impl Pair {

@@ -3,14 +3,13 @@
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::client;
 use super::options::Options;
 use super::pgbouncer;
 use super::process::{self, Daemon};
 use super::server::{self, Server};
-use crate::root;
+use crate::howdah;
 
 /// How clients get in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +47,14 @@ struct Running {
 pub(crate) fn prepare(options: &Options, server: &Server) -> Result<Vec<Target>, String> {
     let wants_howdah = options.targets.iter().any(|name| name.starts_with("howdah"));
     if wants_howdah && options.build {
-        build()?;
+        howdah::build()?;
     }
     let secret = server.secret()?;
     let certificate = certificate(&server.folder, server.user);
     if let Err(reason) = &certificate {
         eprintln!("no certificate, so no `connect`: {reason}");
     }
-    let own = root().join("target/release/howdah");
+    let own = howdah::built();
     let mut named: Vec<(String, PathBuf)> =
         options.targets.iter().map(|name| (name.clone(), own.clone())).collect();
     named.extend(options.binaries.iter().cloned());
@@ -66,17 +65,6 @@ pub(crate) fn prepare(options: &Options, server: &Server) -> Result<Vec<Target>,
         targets.push(target);
     }
     Ok(targets)
-}
-
-/// The command that builds the measured binary, as a user would.
-fn build() -> Result<(), String> {
-    eprintln!("building the release binary");
-    let built = Command::new("cargo")
-        .args(["build", "--quiet", "--release", "--package", "howdah"])
-        .current_dir(root())
-        .status()
-        .map_err(|error| error.to_string())?;
-    if built.success() { Ok(()) } else { Err("the release build failed".to_owned()) }
 }
 
 impl Target {

@@ -16,9 +16,9 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Options, Places, build, shown, start_detached, suite_library, summary, text};
+use super::{Options, Places, shown, start_detached, suite_library, summary, text};
 use crate::bench::process;
-use crate::howdah::Howdah;
+use crate::howdah::{self, Howdah};
 
 /// Settings of all three servers that tests can notice.
 const ALIKE: [(&str, &str); 3] =
@@ -48,7 +48,7 @@ struct Outcome {
 }
 
 pub(super) fn run(options: &Options, places: &Places) -> Result<(), String> {
-    let howdah = options.howdah.clone().map_or_else(build, Ok)?;
+    let howdah = options.howdah.clone().map_or_else(howdah::build, Ok)?;
     let libraries = suite_library(places)?;
     let run = |way: &Way<'_>| {
         let began = Instant::now();
