@@ -228,9 +228,12 @@ pub struct RestoreOptions {
     /// Branch to restore
     #[arg(long, default_value = "main")]
     pub branch: String,
-    /// As of this LSN [default: the newest]
-    #[arg(long, visible_alias = "at")]
+    /// As of this LSN [default: now]
+    #[arg(long, conflicts_with = "at")]
     pub lsn: Option<Lsn>,
+    /// As of an LSN, a time (RFC 3339) or the name of a restore point; the API is asked which LSN that is
+    #[arg(long, value_name = "MOMENT")]
+    pub at: Option<String>,
     /// Data directory to make: one that is empty or does not exist
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub target: PathBuf,
@@ -244,6 +247,8 @@ pub struct RestoreOptions {
 
 const RESTORE_EXAMPLE: &str = "Example:
   howdah restore --lsn 0/16B3748 --target /srv/restored
+  howdah restore --at 2026-11-20T18:00:00Z --target /srv/yesterday
+  howdah restore --at 'before the release' --target /srv/before
   pg_ctl -D /srv/restored -o '-p 5439' start
 
 Run it as the user that the server will run as; PostgreSQL refuses root.

@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use pg::lsn::Lsn;
-use runtime::fs;
+use pg::wire::replication::POSTGRES_EPOCH_UNIX_MICROS as EPOCH;
+use runtime::{clock, fs};
 use serde::{Deserialize, Serialize};
 use storage::store::TimelineStore;
 
 use crate::attachment::Record;
+use crate::catalog::Mark;
 use crate::error::{Error, PageError};
-use crate::limits::{BRANCH_NAME_BYTES_MAX, BRANCHES_MAX};
+use crate::limits::{BRANCH_NAME_BYTES_MAX, BRANCHES_MAX, CLOCK_AHEAD_MICROS_MAX};
 use crate::sealed;
 use crate::settings::Settings;
 use crate::time;
@@ -277,13 +279,24 @@ fn lsn_here(timeline: &Timeline, at: At) -> Result<Lsn, BranchError> {
     match at {
         At::Latest => Ok(newest),
         At::Lsn(lsn) => Ok(lsn),
-        At::Time(time) => match catalog.mark_at(time, newest) {
-            Some(mark) => Ok(mark.lsn.max(timeline.oldest())),
-            None => Err(BranchError::Refused(
-                format!("nothing is known of that time on branch \"{}\"", timeline.name),
-                "it lies before the first commit that is kept",
-            )),
-        },
+        At::Time(time) if time > clock::wall_micros() - EPOCH + CLOCK_AHEAD_MICROS_MAX => {
+            let message = format!("{} is still to come", time::format(time));
+            Err(BranchError::Refused(message, "leave the time out for the newest moment"))
+        }
+        At::Time(time) => {
+            let oldest = timeline.oldest();
+            // What was committed before the oldest moment that can be read counts only if it is the last such.
+            let is_kept = |mark: &Mark| {
+                mark.lsn >= oldest || catalog.time_at(oldest).is_none_or(|last| last <= time)
+            };
+            match catalog.mark_at(time, newest).filter(is_kept) {
+                Some(mark) => Ok(mark.lsn.max(oldest)),
+                None => Err(BranchError::Refused(
+                    format!("nothing is known of that time on branch \"{}\"", timeline.name),
+                    "it lies before the first commit that is kept",
+                )),
+            }
+        }
         At::RestorePoint(name) => match catalog.restore_point(&name, newest) {
             Some(mark) => Ok(mark.lsn),
             None => Err(BranchError::Refused(

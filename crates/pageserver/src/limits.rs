@@ -93,6 +93,8 @@ const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis())
 
 /// Commits that are remembered with their time, at most one in so many microseconds: 10 MB a week.
 pub const MARK_INTERVAL_MICROS: i64 = 1_000_000;
+/// A server's clock may be so far ahead of ours: a time beyond that is one that is still to come.
+pub const CLOCK_AHEAD_MICROS_MAX: i64 = 60 * 1_000_000;
 /// Restore points kept for each timeline.
 pub const RESTORE_POINTS_MAX: usize = 10_000;
 /// Longest name of a restore point (`MAXFNAMELEN` of Postgres).

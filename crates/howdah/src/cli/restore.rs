@@ -1,14 +1,16 @@
 //! `howdah restore`: a branch as of a moment as a data directory that a stock server starts on.
 
+use pageserver::api::Moment;
 use pageserver::basebackup::Progress;
 use pageserver::restore::restore;
+use pg::lsn::Lsn;
 use runtime::executor::block_on;
 use runtime::io::Options;
-use serde_json::json;
+use serde_json::{from_value, json};
 
 use super::RestoreOptions;
 use super::page::refused;
-use crate::api::client::Api;
+use crate::api::client::{Api, escaped};
 use crate::error::{Result, While};
 use crate::output;
 
@@ -17,7 +19,7 @@ pub(super) fn run(options: &RestoreOptions, api: &Api) -> Result<()> {
         Some(server) => server.clone(),
         None => api.page_service()?,
     };
-    let database = match options.lsn {
+    let database = match lsn(options, api)? {
         Some(lsn) => format!("{}@{lsn}", options.branch),
         None => options.branch.clone(),
     };
@@ -57,4 +59,17 @@ pub(super) fn run(options: &RestoreOptions, api: &Api) -> Result<()> {
         output::line(format!("start it with: pg_ctl -D {target} start"));
     }
     Ok(())
+}
+
+/// The LSN of the moment that is asked for; nothing for now.
+fn lsn(options: &RestoreOptions, api: &Api) -> Result<Option<Lsn>> {
+    let Some(at) = &options.at else { return Ok(options.lsn) };
+    if let Ok(lsn) = at.parse() {
+        return Ok(Some(lsn));
+    }
+    let query = format!("branch={}&at={}", escaped(&options.branch), escaped(at));
+    let moment: Moment = from_value(api.get(&format!("/v1/lsn-at?{query}"))?)
+        .or_fail("unexpected answer of the API")?;
+    moment.note.iter().for_each(|note| output::note(format!("howdah: warning: {note}")));
+    Ok(Some(moment.lsn.parse().or_fail("unexpected answer of the API")?))
 }

@@ -8,4 +8,5 @@ mod pages;
 mod primary;
 mod readme;
 mod replicas;
+mod restores;
 mod wal;
