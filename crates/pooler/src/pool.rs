@@ -290,11 +290,17 @@ impl Route {
         self.pool.opening.set(self.pool.opening.get() + 1);
         let route = Rc::clone(self);
         executor::spawn_detached(async move {
-            let opened = backend::open(&route).await;
+            let opened = route.unless_lost(backend::open(&route)).await;
             route.pool.opening.set(route.pool.opening.get() - 1);
             match opened {
-                Ok(server) => route.opened(server),
-                Err(report) => route.open_failed(report),
+                Some(Ok(server)) => route.opened(server),
+                Some(Err(report)) => route.open_failed(report),
+                None => {
+                    if let Some(router) = route.router.upgrade() {
+                        router.server_closed(&route);
+                    }
+                    route.open_if_needed();
+                }
             }
         });
     }

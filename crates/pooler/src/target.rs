@@ -4,6 +4,7 @@
 //! 1. Nothing is opened without an address, so a client that waits is held, however long the target is away.
 //! 2. There is one question at a time for each route of a core; whoever answers sees to it that a target starts once.
 //! 3. A refusal is told to those who wait, and is not remembered: the next client asks anew.
+//! 4. What a dying server says to a connection that is being opened is not told to anybody: the next one will say better.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -41,6 +42,10 @@ pub(crate) struct Target {
     notice: RefCell<Option<String>>,
     /// Log-ins that wait for the address.
     logins: RefCell<Vec<Waker>>,
+    /// How many servers of it have gone.
+    losses: Cell<u64>,
+    /// Connections being opened, which are given up when their server goes.
+    openings: RefCell<Vec<Waker>>,
     /// Since when the server, wherever it was said to be, has let nobody in.
     unreachable_since: Cell<Option<Instant>>,
 }
@@ -70,6 +75,8 @@ impl Target {
             refusal: RefCell::default(),
             notice: RefCell::default(),
             logins: RefCell::default(),
+            losses: Cell::new(0),
+            openings: RefCell::default(),
             unreachable_since: Cell::new(None),
         }
     }
@@ -140,8 +147,7 @@ impl Route {
     /// A connection could not be opened. True if clients are to be held until the target is back.
     pub(crate) fn target_failed(self: &Rc<Route>, report: &Report) -> bool {
         let Some(target) = &self.target else { return false };
-        let away = [SqlState::CONNECTION_FAILURE, SqlState::CANNOT_CONNECT_NOW];
-        if !away.contains(&report.sqlstate) {
+        if !is_of_a_dying_server(report.sqlstate) {
             return false;
         }
         let since = target.unreachable_since.get().unwrap_or(clock::now());
@@ -159,6 +165,27 @@ impl Route {
             });
         }
         true
+    }
+
+    /// What the opening of a connection comes to; `None` if its server is gone before that.
+    pub(crate) async fn unless_lost<T>(&self, opening: impl Future<Output = T>) -> Option<T> {
+        let Some(target) = &self.target else { return Some(opening.await) };
+        let losses = target.losses.get();
+        let mut opening = pin!(opening);
+        poll_fn(|cx| {
+            if target.losses.get() != losses {
+                return Poll::Ready(None);
+            }
+            let opened = opening.as_mut().poll(cx).map(Some);
+            if opened.is_pending() {
+                let mut waiting = target.openings.borrow_mut();
+                if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    waiting.push(cx.waker().clone());
+                }
+            }
+            opened
+        })
+        .await
     }
 
     pub(crate) fn target_reached(&self) {
@@ -274,6 +301,10 @@ impl Route {
         }
         self.welcome.replace(None);
         self.pool.generation.set(self.pool.generation.get() + 1);
+        target.losses.set(target.losses.get() + 1);
+        for waker in target.openings.take() {
+            waker.wake();
+        }
         self.close_idle("the target's server is gone");
         self.open_if_needed();
     }
@@ -285,6 +316,19 @@ impl Route {
         });
         self.clients.get().max(u32::from(asks))
     }
+}
+
+/// Whether a log-in was refused by a server that is on its way down, or up, or whose files have been taken away: PostgreSQL
+/// reports the errors of a file system that is gone as internal ones (`errcode_for_file_access` of its `elog.c`).
+fn is_of_a_dying_server(sqlstate: SqlState) -> bool {
+    let states = [
+        SqlState::CONNECTION_FAILURE,
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::INTERNAL_ERROR,
+    ];
+    states.contains(&sqlstate) || sqlstate.class() == *b"58"
 }
 
 impl Router {

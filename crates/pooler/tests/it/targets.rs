@@ -198,6 +198,47 @@ fn a_server_that_lets_nobody_in_is_asked_for_again() {
     });
 }
 
+/// A client waits for a server that is dying; gives the question after that.
+async fn come_to_a_dying_server(
+    world: &World,
+    questions: &mut Receiver<Resolve>,
+    base: &str,
+) -> Client {
+    world.server.dying.set(true);
+    let client = begin(world, &format!("{base}@feature")).await;
+    let asked = question(questions, "feature").await;
+    asked.reply.send(Ok(world.server.place())).expect("it waits");
+    let tried = || world.server.logins.borrow().iter().any(|login| login.contains(base));
+    world.until("it is tried", async || tried()).await;
+    world.server.dying.set(false);
+    client
+}
+
+#[test]
+fn what_a_dying_server_says_to_those_who_come_is_not_told() {
+    run_with_targets(settings(), async |world, questions| {
+        let mut client = come_to_a_dying_server(world, questions, "login_broken").await;
+        let again = question(questions, "feature").await;
+        assert!(again.is_unreachable);
+        again.reply.send(Ok(world.server.place())).expect("it waits");
+        assert_eq!(client.answers().await, ["ready I"]);
+        check(&mut client, "hello").await;
+    });
+}
+
+#[test]
+fn a_log_in_that_hangs_is_given_up_when_its_server_is_found_dead() {
+    run_with_targets(settings(), async |world, questions| {
+        let mut client = come_to_a_dying_server(world, questions, "login_hangs").await;
+        nothing_asked(questions).await;
+        world.pooler.target_lost("feature").await;
+        let next = question(questions, "feature").await;
+        next.reply.send(Ok(world.server.place())).expect("it waits");
+        assert_eq!(client.answers().await, ["ready I"]);
+        check(&mut client, "hello").await;
+    });
+}
+
 #[test]
 fn a_target_is_released_only_without_clients() {
     run_with_targets(settings(), async |world, questions| {

@@ -408,6 +408,8 @@ pub(crate) struct FakeServer {
     pub(crate) cancels: Cell<u32>,
     /// Start-up packets that have arrived, with a comma between their texts.
     pub(crate) logins: RefCell<Vec<String>>,
+    /// Whether it breaks or hangs when a database's name asks for that; a target's next server does not.
+    pub(crate) dying: Cell<bool>,
 }
 
 /// How often a query that hangs looks whether it is canceled.
@@ -423,6 +425,7 @@ impl FakeServer {
             queries: RefCell::default(),
             cancels: Cell::new(0),
             logins: RefCell::default(),
+            dying: Cell::new(true),
         });
         let accepting = Rc::clone(&server);
         executor::spawn_detached(async move {
@@ -506,7 +509,14 @@ impl FakeServer {
                 return None;
             }
         }
-        if packet.contains("login_hangs") {
+        if packet.contains("login_broken") && self.dying.get() {
+            let gone =
+                "could not open file \"global/pg_filenode.map\": Software caused connection abort";
+            Report::fatal(SqlState::INTERNAL_ERROR, gone).write(&mut out);
+            let _gone = stream.send(&out).await;
+            return None;
+        }
+        if packet.contains("login_hangs") && self.dying.get() {
             let mut input = Input { stream, bytes: Vec::new() };
             return input.fill(usize::MAX).await;
         }

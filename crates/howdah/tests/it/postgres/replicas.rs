@@ -43,6 +43,19 @@ fn line(instance: &Instance, name: &str) -> Option<Value> {
     computes.iter().find(|compute| compute["name"] == name).cloned()
 }
 
+/// Kills a compute and waits until another runs in its place, which somebody has to ask for: a server goes on for a moment
+/// after that, and whoever it is working for then is told that it is gone.
+fn kill(instance: &Instance, name: &str, database: &str) {
+    let process = || line(instance, name).map(|line| line["pid"].to_string());
+    let before = process().expect("it runs");
+    let killed = std::process::Command::new("kill").args(["-9", &before]).status();
+    assert!(killed.expect("kill runs").success());
+    comes_to("true", || {
+        psql(instance, database, "SELECT 1")?;
+        Ok(process().is_some_and(|now| now != before).to_string())
+    });
+}
+
 /// On restored directories, which run everywhere.
 #[test]
 fn a_replica_shows_what_is_committed_and_takes_no_writes() {
@@ -106,10 +119,8 @@ fn a_replica_of_a_branch_follows_one_writer_after_another() {
     let write = |sql: &str| psql(&instance, feature, sql).expect("it is written");
     write("INSERT INTO t VALUES (100)");
     comes_to("100", || psql(&instance, replica, sum));
-    let process = line(&instance, "feature").expect("it runs")["pid"].to_string();
-    let killed = std::process::Command::new("kill").args(["-9", &process]).status();
-    assert!(killed.expect("kill runs").success());
-    comes_to("", || psql(&instance, feature, "COMMIT PREPARED 'early'"));
+    kill(&instance, "feature", feature);
+    write("COMMIT PREPARED 'early'");
     comes_to("101", || psql(&instance, replica, sum));
     instance.howdah(&["compute", "stop", "feature"]).expect("it stops");
     write("COMMIT PREPARED 'late'");
@@ -176,11 +187,9 @@ fn a_replica_of_main_goes_on_with_the_next_primary() {
     for expected in ["1", "2"] {
         instance.sql("INSERT INTO t VALUES (1)");
         comes_to(expected, || psql(&instance, replica, "SELECT count(*) FROM t"));
-        let process = line(&instance, "main").expect("it runs")["pid"].to_string();
-        let killed = std::process::Command::new("kill").args(["-9", &process]).status();
-        assert!(killed.expect("kill runs").success());
+        kill(&instance, "main", "postgres");
     }
-    comes_to("", || psql(&instance, "postgres", "INSERT INTO t VALUES (1)"));
+    instance.sql("INSERT INTO t VALUES (1)");
     comes_to("3", || psql(&instance, replica, "SELECT count(*) FROM t"));
     let process = line(&instance, "main?replica").expect("it runs");
     assert_eq!((&process["replica"], &process["phase"]), (&true.into(), &"running".into()));
