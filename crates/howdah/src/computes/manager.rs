@@ -236,8 +236,10 @@ impl Manager {
 
     /// A compute's life.
     async fn live(self: Rc<Self>, compute: Rc<Compute>) {
-        match self.bring_up(&compute).await {
-            Ok((process, permit)) => {
+        // Until it is gone, and not listed any more, it takes up its room.
+        let permit = RefCell::new(None);
+        match self.bring_up(&compute, &permit).await {
+            Ok(process) => {
                 tracing::info!(
                     compute = compute.name,
                     pid = process.ready.pid,
@@ -254,7 +256,7 @@ impl Manager {
                 self.forget(&compute);
                 compute.left.set(());
                 self.end_lease(&compute).await;
-                drop(permit);
+                drop(permit.take());
                 self.lost(&compute).await;
                 process.clean().await;
             }
@@ -262,6 +264,7 @@ impl Manager {
                 tracing::warn!(compute = compute.name, error = %refusal.error, "no compute");
                 self.end_lease(&compute).await;
                 self.forget(&compute);
+                drop(permit.take());
                 compute.left.set(());
                 compute.up.set(Err(refusal));
             }
@@ -272,14 +275,15 @@ impl Manager {
     async fn bring_up(
         self: &Rc<Self>,
         compute: &Rc<Compute>,
-    ) -> Result<(Process, Option<Permit>), Refusal> {
+        permit: &RefCell<Option<Permit>>,
+    ) -> Result<Process, Refusal> {
         let mut patience = self.launcher.settings.start_timeout;
         if self.is_primary(compute) {
             // As long as a server has that is started in a directory.
             patience = patience.max(POSTGRES_READY_WAIT);
         }
-        let (place, permit) = (Latch::default(), RefCell::new(None));
-        let up = clock::timeout(patience, self.start_process(compute, &place, &permit));
+        let place = Latch::default();
+        let up = clock::timeout(patience, self.start_process(compute, &place, permit));
         let refusal = match first(up, compute.stop.wait()).await {
             First::A(Ok(Ok(started))) => return Ok(started),
             First::A(Ok(Err(refusal))) => refusal,
@@ -289,8 +293,6 @@ impl Manager {
         if let Some(place) = place.get() {
             orphans::clear(&place, self.launcher.settings.stop_timeout).await;
         }
-        // Until it was gone it took up its room.
-        drop(permit);
         Err(refusal)
     }
 
@@ -312,7 +314,7 @@ impl Manager {
         compute: &Rc<Compute>,
         place: &Latch<std::path::PathBuf>,
         permit: &RefCell<Option<Permit>>,
-    ) -> Result<(Process, Option<Permit>), Refusal> {
+    ) -> Result<Process, Refusal> {
         let failed = |error: Error| {
             let name = &compute.name;
             let refusal = Refusal::not_now(format!("could not start a compute for \"{name}\""));
@@ -353,7 +355,7 @@ impl Manager {
             self.lease(compute, &process.ready.lsn).await?;
         }
         self.attach(compute, &process.ready).await?;
-        Ok((process, permit.take()))
+        Ok(process)
     }
 
     /// Whether it serves `main`.
