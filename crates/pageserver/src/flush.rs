@@ -1,8 +1,9 @@
 //! Level 0 into the store: the records of the newest WAL, sorted by the key that they touch, as a delta layer.
 //!
 //! Steps: what the index has is set aside; its WAL is read once, from start to end; every key's records are written in
-//! order together with the catalog as of then; one change of the store's manifest makes it count; only then the index
-//! forgets what was set aside. Interrupted anywhere, the WAL is still there and everything is done again.
+//! order, in a page of a transaction log that has many the page itself for the last, together with the catalog as of then;
+//! one change of the store's manifest makes it count; only then the index forgets what was set aside. Interrupted
+//! anywhere, the WAL is still there and everything is done again.
 
 use std::io;
 
@@ -131,10 +132,16 @@ impl Timeline {
                     executor::yield_now().await;
                 }
                 self.level0.borrow().positions_set_aside(key).clone_into(&mut positions);
+                let page = self.page_for_layer(key, &positions).await;
+                let last = positions.pop_if(|_last| page.is_some());
                 for &position in &positions {
                     records.write_payload(position, &mut payload)?;
                     self.resolve_copy(key, position.end(), &mut payload).await?;
                     layer.add(entry_of(key, position, &payload)).await?;
+                }
+                if let (Some(last), Some(payload)) = (last, &page) {
+                    let version = Version(last.end().0);
+                    layer.add(Entry { key, version, whole: true, payload }).await?;
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! whole when that is done. Invariants: a key's positions are in WAL order; everything in the older generation comes
 //! before everything in the newer.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::{Entry, IntoIter};
 
 use pg::lsn::Lsn;
@@ -171,6 +172,21 @@ impl Index {
         all
     }
 
+    /// The keys of a chunk that at least so many records touch that end behind an LSN of each key's own.
+    pub fn busy(&self, chunk: Chunk, records_min: usize, after: impl Fn(Key) -> Lsn) -> Vec<Key> {
+        let blocks = [&self.older, &self.newer].map(|chunks| chunks.get(&chunk));
+        let blocks = blocks.into_iter().flatten().flat_map(|blocks| blocks.keys().copied());
+        let keys: BTreeSet<Key> = blocks.map(|block| Key { chunk, block }).collect();
+        let behind = |key: Key| {
+            let after = after(key);
+            let all = [&self.older, &self.newer].map(|chunks| of_key(chunks, key));
+            let counts =
+                all.map(|all| all.len() - all.partition_point(|position| position.end() <= after));
+            counts[0] + counts[1]
+        };
+        keys.into_iter().filter(|key| behind(*key) >= records_min).collect()
+    }
+
     /// Sets everything so far aside, to be written to the store; [`Index::finish_flush`] ends that. Begun a second
     /// time before the end, it goes on with what was set aside the first time: then false.
     pub fn begin_flush(&mut self) -> bool {
@@ -304,6 +320,20 @@ mod tests {
         assert_eq!(starts(&index, 0, 599), [500]);
         assert!(index.memory() < memory);
         assert_eq!(index.memory(), index.newer_memory());
+    }
+
+    #[test]
+    fn keys_are_busy_by_the_records_behind_where_each_is_known() {
+        let mut index = sample();
+        let busy = |index: &Index, count, after| index.busy(KEY.chunk, count, |_key| Lsn(after));
+        assert_eq!(busy(&index, 4, 0), [KEY]);
+        assert_eq!(busy(&index, 5, 0), []);
+        assert_eq!(busy(&index, 2, 208), [KEY], "of 300 and 400");
+        assert_eq!(busy(&index, 2, 308), []);
+        assert!(index.begin_flush());
+        index.touch(KEY, position(500, Effect::Change));
+        assert_eq!(busy(&index, 3, 208), [KEY], "what is set aside counts");
+        assert_eq!(index.busy(Chunk([2; 16]), 0, |_key| Lsn(0)), []);
     }
 
     #[test]

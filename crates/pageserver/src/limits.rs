@@ -141,6 +141,14 @@ pub const DROPPED_TIME_MIN: Duration = Duration::from_hours(1);
 /// WAL between two snapshots of the counters: so much is read at most to know them as of any LSN. A snapshot has some
 /// hundred bytes, and some ten more for each database.
 pub const STATE_WAL_BYTES_MAX: u64 = 4 << 20;
+/// Values beside pages that are kept in memory as last rebuilt, for each timeline: 2 MiB, pages of `pg_xact` for the last
+/// eight million transactions.
+pub const VALUES_KEPT_MAX: usize = 256;
+/// So many records have to be read for a value to be kept: what is nearer to a whole one in a layer is found there as fast.
+pub const VALUE_KEPT_RECORDS_MIN: usize = 64;
+/// Records behind which a value at hand is brought up to date unasked, that whoever starts somewhere need not wait for it:
+/// about a millisecond of redo.
+pub const VALUE_RECORDS_BEHIND: usize = 1024;
 /// Values beside pages that are read at once for a moment: enough to hide a disk's time, few enough to leave it to others.
 pub const VALUES_READ_AT_ONCE: usize = 16;
 /// Largest catalog that is fetched from the object store: a hundred bytes for each of ten million forks.

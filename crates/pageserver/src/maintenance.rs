@@ -47,8 +47,11 @@ pub async fn beside(
 /// Writes layers for ever; answers why it cannot go on.
 async fn write_layers(timeline: &Timeline, settings: &Settings) -> Error {
     let mut written_at = clock::now();
+    let mut can_read_values = true;
     loop {
         clock::sleep(LOOK_INTERVAL).await;
+        // What cannot be read is told to whoever asks for it.
+        can_read_values = can_read_values && timeline.keep_values_at_hand().await.is_ok();
         if let Err(error) = timeline.check_store() {
             return error;
         }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
+use pg::datadir::slru::Slru;
 use pg::lsn::Lsn;
 use pg::page::PAGE_BYTES;
 use pg::redo::effects::{Change, effects};
@@ -22,19 +23,21 @@ use pg::wal::record::RawRecord;
 use runtime::executor;
 use storage::entry::OwnedEntry;
 use storage::store::compaction::Made;
-use storage::version::Version;
 
 use crate::error::{Error, PageError};
 use crate::index::{Effect, Position};
 use crate::keys;
 use crate::limits::{
-    CLONE_DEPTH_MAX, REDO_RECORDS_AT_ONCE, STATE_WAL_BYTES_MAX, WAL_WRITE_BYTES_MAX,
+    CLONE_DEPTH_MAX, REDO_RECORDS_AT_ONCE, STATE_WAL_BYTES_MAX, VALUE_KEPT_RECORDS_MIN,
+    VALUE_RECORDS_BEHIND, WAL_WRITE_BYTES_MAX,
 };
 use crate::payload::{self, Payload};
 use crate::timeline::Timeline;
+use crate::versions::Version;
 
 pub mod directory;
 pub mod snapshot;
+pub mod value_cache;
 
 use directory::Directory;
 use snapshot::{Changed, Snapshot};
@@ -185,7 +188,8 @@ impl Timeline {
 
     /// The last stored snapshot, brought up to `lsn` by the stored changes.
     async fn stored_snapshot(&self, lsn: Lsn) -> io::Result<Option<Snapshot>> {
-        let read = self.store.read(&[keys::SNAPSHOT], Version(lsn.0), &[None]).await?;
+        let read =
+            self.store.read(&[keys::SNAPSHOT], storage::version::Version(lsn.0), &[None]).await?;
         let entries = read.into_iter().next().unwrap_or_default();
         let mut found: Option<Snapshot> = None;
         for (count, entry) in entries.iter().enumerate() {
@@ -240,14 +244,14 @@ impl Timeline {
                 }
             };
             let whole = last == record.end_lsn;
-            let version = Version(record.end_lsn.0);
+            let version = storage::version::Version(record.end_lsn.0);
             entries.push(OwnedEntry { key: keys::SNAPSHOT, version, whole, payload });
         }
         if snapshot.end == from {
             return Ok((entries, None));
         }
         if last < snapshot.end {
-            let version = Version(snapshot.end.0);
+            let version = storage::version::Version(snapshot.end.0);
             entries.pop_if(|entry| entry.version == version);
             let payload = payload::value(&snapshot.to_bytes());
             entries.push(OwnedEntry { key: keys::SNAPSHOT, version, whole: true, payload });
@@ -287,7 +291,7 @@ impl Timeline {
         {
             return Ok(Made::AsTheyAre);
         }
-        let value = self.value(key, at).await?;
+        let value = self.rebuilt_value(key, at, CLONE_DEPTH_MAX).await?;
         let page = value.as_slice().try_into().ok().filter(|_| matches!(key, Key::Slru(..)));
         Ok(Made::Whole(page.map_or_else(|| payload::value(&value), payload::image)))
     }
@@ -314,16 +318,77 @@ impl Timeline {
         self.flushed()
     }
 
-    /// A value as of `lsn`, rebuilt from its versions; empty if it has none. Whether it exists then is the snapshot's to
-    /// say.
+    /// A value as of `lsn`, from the one at hand and its versions since; empty if it has none. Whether it exists then is the
+    /// snapshot's to say.
     pub(crate) async fn value(&self, key: Key, lsn: Lsn) -> Result<Vec<u8>, PageError> {
-        self.value_from(key, lsn, CLONE_DEPTH_MAX).await
+        let failed = |error: io::Error| failure(key.to_string(), &error);
+        let known = self.values.borrow_mut().get(key, lsn);
+        let (value, after) =
+            known.map_or((Vec::new(), Lsn::INVALID), |(value, as_of)| (value.to_vec(), as_of));
+        let versions = self.versions(keys::value(key), after, lsn).await.map_err(failed)?;
+        let value = self.redo_versions(key, value, &versions, CLONE_DEPTH_MAX).await?;
+        // What was read of an old moment while the horizon passed it may be anything.
+        if let Some(newest) = versions.last()
+            && self.check_kept(lsn).is_ok()
+        {
+            self.values.borrow_mut().put(key, newest.lsn, &value, versions.len());
+        }
+        Ok(value)
     }
 
-    async fn value_from(&self, key: Key, lsn: Lsn, depth: u32) -> Result<Vec<u8>, PageError> {
+    /// The same from nothing but what is stored: for what is stored itself, and as the source of another value.
+    pub(crate) async fn rebuilt_value(
+        &self,
+        key: Key,
+        lsn: Lsn,
+        depth: u32,
+    ) -> Result<Vec<u8>, PageError> {
+        let versions = self.versions(keys::value(key), Lsn::INVALID, lsn).await;
+        let versions = versions.map_err(|error| failure(key.to_string(), &error))?;
+        self.redo_versions(key, Vec::new(), &versions, depth).await
+    }
+
+    /// Has the pages of the transaction logs at hand that many records have changed since they were: a server that starts
+    /// here needs all of them, and a failover waits for it.
+    pub(crate) async fn keep_values_at_hand(&self) -> Result<(), PageError> {
+        let end = self.ingested();
+        for log in Slru::ALL {
+            let chunk = keys::slru(log, 0).chunk;
+            let known = |key| {
+                let value = keys::value_of(key);
+                value.and_then(|key| self.values.borrow().as_of(key)).unwrap_or(Lsn::INVALID)
+            };
+            let busy = self.level0.borrow().busy(chunk, VALUE_RECORDS_BEHIND, known);
+            for key in busy.into_iter().filter_map(keys::value_of) {
+                self.value(key, end).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a layer has of a page of a transaction log instead of the last of these records, if they are many: the page
+    /// after it.
+    pub(crate) async fn page_for_layer(
+        &self,
+        key: storage::key::Key,
+        positions: &[Position],
+    ) -> Option<Vec<u8>> {
+        let (log, page) = keys::slru_page(key)?;
+        let last = positions.last().filter(|_last| positions.len() >= VALUE_KEPT_RECORDS_MIN)?;
+        // What cannot be read stays as it is: whoever asks for it is told.
+        let read = self.rebuilt_value(Key::Slru(log, page), last.end(), CLONE_DEPTH_MAX).await;
+        read.ok().and_then(|value| value.as_slice().try_into().map(payload::image).ok())
+    }
+
+    /// Brings a value up to the last of its versions.
+    async fn redo_versions(
+        &self,
+        key: Key,
+        mut value: Vec<u8>,
+        versions: &[Version],
+        depth: u32,
+    ) -> Result<Vec<u8>, PageError> {
         let failed = |error: io::Error| failure(key.to_string(), &error);
-        let versions = self.versions(keys::value(key), Lsn::INVALID, lsn).await.map_err(failed)?;
-        let mut value = Vec::new();
         for (count, version) in versions.iter().enumerate() {
             if count % REDO_RECORDS_AT_ONCE == REDO_RECORDS_AT_ONCE - 1 {
                 executor::yield_now().await;
@@ -360,7 +425,7 @@ impl Timeline {
             if let Some(source) = copied_from(key, &change) {
                 let depth = depth.checked_sub(1);
                 let depth = depth.ok_or_else(|| damaged(key, "too many copies of copies"))?;
-                *value = Box::pin(self.value_from(source, raw.end_lsn, depth)).await?;
+                *value = Box::pin(self.rebuilt_value(source, raw.end_lsn, depth)).await?;
             } else {
                 redo(key, value, &change).map_err(|error| damaged(key, error.to_string()))?;
             }
@@ -382,7 +447,7 @@ impl Timeline {
         let decoded = record.decode().map_err(invalid)?;
         let changes = effects(&decoded).map_err(invalid)?;
         if changes.iter().any(|change| copied_from(key, change).is_some()) {
-            let value = self.value(key, end).await.map_err(invalid)?;
+            let value = self.rebuilt_value(key, end, CLONE_DEPTH_MAX).await.map_err(invalid)?;
             *stored = payload::value(&value);
         }
         Ok(())

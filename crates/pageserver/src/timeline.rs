@@ -29,6 +29,7 @@ use crate::remote::Stored;
 use crate::retention::{Pin, Pins};
 use crate::settings::Settings;
 use crate::state::Tracker;
+use crate::state::value_cache::ValueCache;
 use crate::wal_store::{self, WalLayout, WalReader};
 use crate::watch::Watch;
 
@@ -53,6 +54,7 @@ pub struct Timeline {
     pub(crate) state: RefCell<Tracker>,
     pub(crate) wal: Rc<WalReader>,
     pub(crate) pages: RefCell<PageCache>,
+    pub(crate) values: RefCell<ValueCache>,
     pub(crate) ingested: Watch,
     /// All of the WAL up to here was looked at: every whole record in it is in the index.
     pub(crate) taken_in: Watch,
@@ -188,6 +190,7 @@ impl Timeline {
             level0: RefCell::default(),
             state: RefCell::default(),
             pages: RefCell::new(PageCache::new(settings.page_cache_bytes)),
+            values: RefCell::default(),
             ingested: Watch::default(),
             taken_in: Watch::default(),
             flushed: Watch::default(),
