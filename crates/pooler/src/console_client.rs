@@ -70,6 +70,7 @@ impl Administrator {
         router.administrators.borrow_mut().remove(&self.line.id);
         router.clients.remove(self.index);
         router.links.administrators.fetch_sub(1, Ordering::Relaxed);
+        router.wake_waiting_for_end();
         router.resume_if_nobody_can().await;
     }
 
