@@ -159,7 +159,7 @@ async fn scrub(follower: Rc<Follower>) {
     let bytes_total = all.iter().map(|timeline| timeline.store.stats().bytes).sum();
     follower.scrub.borrow_mut().bytes_total = bytes_total;
     let mut before = 0;
-    for timeline in all {
+    for timeline in &all {
         let report = |progress: ScrubProgress| {
             follower.scrub.borrow_mut().bytes_done = before + progress.bytes_done;
         };
@@ -178,6 +178,10 @@ async fn scrub(follower: Rc<Follower>) {
         };
         let found = store.scrub(more).await.unwrap_or_else(|error| vec![error.to_string()]);
         follower.scrub.borrow_mut().damaged.extend(found);
+        // One that cannot be read is damaged enough.
+        let litter = store.litter(&all).await.unwrap_or_default();
+        let mut scrub = follower.scrub.borrow_mut();
+        (scrub.litter_objects, scrub.litter_bytes) = (litter.objects, litter.bytes);
     }
     let mut scrub = follower.scrub.borrow_mut();
     scrub.bytes_done = scrub.bytes_total;

@@ -197,6 +197,11 @@ pub struct Scrub {
     pub bytes_total: u64,
     /// What is damaged, each with its file and place.
     pub damaged: Vec<String>,
+    /// Objects in the object store that nothing names.
+    #[serde(default)]
+    pub litter_objects: u64,
+    #[serde(default)]
+    pub litter_bytes: u64,
 }
 
 /// What one can ask a page server.

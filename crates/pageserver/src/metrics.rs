@@ -149,6 +149,11 @@ fn store_gauges(store: &StoreStatus) -> impl IntoIterator<Item = Figure> + use<>
             store.waiting_ms,
         ),
         ("pageserver_store_layer_bytes", "Layers in the object store.", store.remote_layer_bytes),
+        (
+            "pageserver_store_litter_bytes",
+            "Objects there that nothing names, at the last look; they are removed in time.",
+            store.litter_bytes,
+        ),
     ]
 }
 
@@ -160,6 +165,11 @@ fn store_counters(store: &StoreStatus) -> impl IntoIterator<Item = Figure> + use
             store.sent_bytes,
         ),
         ("pageserver_store_failures", "Failed attempts to copy something there.", store.failures),
+        (
+            "pageserver_store_litter_removed_objects",
+            "Objects removed there that nothing named.",
+            store.litter_removed,
+        ),
         (
             "pageserver_store_fetched_bytes",
             "Layers fetched from the object store.",

@@ -4,7 +4,8 @@
 //! 1. What the newest inventory names is in the store, whole; it is published after everything that it names.
 //! 2. Only the page server that has claimed the inventory last may publish; another one finds that out at its next
 //!    attempt, or when it looks, and stops.
-//! 3. An object goes only when it has been in no inventory for a while: see [`crate::limits::DROPPED_VERSIONS_KEPT`].
+//! 3. An object goes only when it has been in no inventory for a while: see [`crate::limits::DROPPED_VERSIONS_KEPT`];
+//!    one that was in none at all, as `litter` says.
 //!
 //! Steps: race the store, claim, find out which WAL is there, then for ever: WAL as it becomes durable (`wal`), layers and
 //! then the inventory as timelines change (`uploader`).
@@ -19,7 +20,7 @@ use runtime::bridge::Bridge;
 use runtime::clock::Instant;
 use runtime::fs;
 use serde::{Deserialize, Serialize};
-use storage::bucket::{Address, Bucket, BucketError, Fault, Patience};
+use storage::bucket::{Address, Bucket, BucketError, Fault, Patience, Swept};
 use storage::store::remote::{Remote, UploadError};
 
 use crate::branches::Branches;
@@ -29,6 +30,7 @@ use crate::settings::Settings;
 use crate::timeline::Timeline;
 
 pub mod inventory;
+mod litter;
 mod owner;
 pub mod recover;
 mod scrub;
@@ -60,6 +62,9 @@ struct State {
     published_at: Option<Instant>,
     /// Since when layers or an inventory wait.
     waiting_since: Option<Instant>,
+    /// What nothing names, as of the last look, without what was removed since.
+    litter: Swept,
+    litter_removed: u64,
 }
 
 /// How a page server's object store is.
@@ -83,6 +88,13 @@ pub struct StoreStatus {
     pub evicted_bytes: u64,
     /// Failed attempts to copy something there, each after all its repetitions.
     pub failures: u64,
+    /// Objects that nothing names, found at the last look, and those removed since the start.
+    #[serde(default)]
+    pub litter_objects: u64,
+    #[serde(default)]
+    pub litter_bytes: u64,
+    #[serde(default)]
+    pub litter_removed: u64,
     /// Why nothing is copied at the moment.
     pub error: Option<String>,
 }
@@ -206,6 +218,9 @@ impl ObjectStore {
             error: state.problem.clone(),
             sent_bytes: state.sent_bytes,
             failures: state.failures,
+            litter_objects: state.litter.objects,
+            litter_bytes: state.litter.bytes,
+            litter_removed: state.litter_removed,
             ..StoreStatus::default()
         };
         for timeline in timelines {

@@ -28,6 +28,7 @@ pub use address::{Address, AddressError};
 pub use error::{BucketError, Fault};
 pub use numbered::{Claim, Nonce, Numbered, Published, Writer};
 pub use patience::Patience;
+pub use sweep::{Sweep, Swept};
 
 use crate::limits::{OBJECTS_LISTED_MAX, TRANSFER_PART_BYTES};
 
@@ -36,6 +37,7 @@ mod error;
 mod numbered;
 mod patience;
 mod probe;
+mod sweep;
 
 /// A handle on a bucket; clones share the connections.
 #[derive(Clone, Debug)]

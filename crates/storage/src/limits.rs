@@ -26,6 +26,16 @@ pub const PROBE_WRITERS: usize = 8;
 /// Of the library's messages, which may quote a whole answer.
 pub const STORE_MESSAGE_CHARS_MAX: usize = 300;
 
+/// Between the two looks that an object must be found by, and named by nothing, before it is removed: longer than anybody
+/// takes from the upload of an object to the document that names it, or from an older document to the objects it names.
+pub const LITTER_AGE_MIN: Duration = Duration::from_hours(1);
+/// Objects that one look remembers: a hundred bytes each. The next looks find the rest.
+pub const LITTER_SEEN_MAX: usize = 100_000;
+/// Objects removed before whoever removes them looks after other things: a second or a few.
+pub const LITTER_AT_ONCE: usize = 64;
+/// For so long it counts that nobody else had claimed the document.
+pub const LITTER_CHECK_TIME: Duration = Duration::from_secs(2);
+
 /// Layers on their way to the store at once: each has a part in memory.
 pub const UPLOADS_AT_ONCE: usize = 4;
 /// Attempts to fetch a layer whose bytes come damaged: the second tells a bad line from a bad object.

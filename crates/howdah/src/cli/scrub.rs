@@ -33,6 +33,12 @@ pub(super) fn run(json: bool, api: &Api) -> Result<()> {
         let (bytes, damaged) = (scrub.bytes_total, scrub.damaged.len());
         output::line(format!("{bytes} bytes of layers compared, {damaged} damaged"));
         scrub.damaged.iter().for_each(|what| output::line(format!("  {what}")));
+        if scrub.litter_objects > 0 {
+            let (objects, bytes) = (scrub.litter_objects, scrub.litter_bytes);
+            output::line(format!(
+                "{objects} objects of {bytes} bytes in the store that nothing names; they go by themselves"
+            ));
+        }
     }
     if scrub.damaged.is_empty() {
         return Ok(());

@@ -7,10 +7,11 @@ use std::rc::Rc;
 
 use pg::lsn::Lsn;
 use runtime::{clock, executor, fs};
-use storage::bucket::{Numbered, Writer};
+use storage::bucket::{Numbered, Sweep, Swept, Writer};
 use storage::store::remote::{Remote, Snapshot};
 
 use super::inventory::{self, Dropped, HistoryFile, Inventory, TimelineObjects};
+use super::litter::{self, Needed};
 use super::wal::{self, Stream};
 use super::{ObjectStore, failed, owner, read_folder, upload_failed, write_folder};
 use crate::branches::Branches;
@@ -41,13 +42,16 @@ struct Uploader {
     folders: u64,
     looked_at: clock::Instant,
     tidied_at: clock::Instant,
+    sweep: Sweep,
+    /// Removed since the last look for litter.
+    swept: Swept,
 }
 
 impl ObjectStore {
     /// Copies until stopped, or until another page server takes over.
     pub(crate) async fn run(self: Rc<Self>, follower: Rc<Follower>) {
         let copying = async {
-            let error = self.copy(&follower).await;
+            let error = Box::pin(self.copy(&follower)).await;
             self.state.borrow_mut().problem = Some(error.to_string());
             tracing::error!(%error, hint = error.hint(), "nothing is copied to the object store any more");
             loop {
@@ -172,6 +176,8 @@ impl Uploader {
         tracing::info!(store = store.address, generation, "object store claimed");
         let now = clock::now();
         let mut uploader = Uploader {
+            sweep: Sweep::new(&store.bucket),
+            swept: Swept::default(),
             store,
             branches,
             directory,
@@ -240,6 +246,12 @@ impl Uploader {
             self.tidy_wal().await?;
             self.tidied_at = clock::now();
         }
+        // All that was to be published is: what is not named now is not about to be. Whether we were replaced is found
+        // out elsewhere, and litter harms nobody.
+        if let Err(error) = Box::pin(self.sweep()).await {
+            tracing::warn!(%error, "could not remove litter from the object store");
+            self.sweep.put_off();
+        }
         Ok(())
     }
 
@@ -260,7 +272,7 @@ impl Uploader {
             timeline.store.set_generation(generation);
             let known = self.inventory.head.timelines.iter().find(|known| known.folder == folder);
             let known = known.map(|known| known.streams.clone()).unwrap_or_default();
-            let (bucket, id) = (&self.store.bucket, generation << 16);
+            let (bucket, id) = (&self.store.bucket, wal::first_stream(generation));
             let stream = Stream::begin(timeline, bucket, &folder, &known, id).await?;
             self.store.state.borrow_mut().wal.insert(folder, stream);
         }
@@ -274,8 +286,8 @@ impl Uploader {
             Some(folder) => folder,
             None => {
                 self.folders += 1;
-                let (generation, number) = (self.writer.generation(), self.folders);
-                let folder = format!("timelines/{}.{generation:x}.{number:x}", timeline.name);
+                let generation = self.writer.generation();
+                let folder = litter::folder_name(&timeline.name, generation, self.folders);
                 write_folder(&timeline.layers, &folder).await?;
                 folder
             }
@@ -471,6 +483,40 @@ impl Uploader {
                 let deleted = self.store.bucket.delete(&piece.name(&known.folder)).await;
                 deleted.map_err(|error| failed(&error))?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl Uploader {
+    /// Looks for objects that nothing names, from time to time, and removes some of those that were there the last time.
+    async fn sweep(&mut self) -> Result<(), Error> {
+        if self.sweep.wants_look() {
+            let bucket = &self.store.bucket;
+            let listed = bucket.list(litter::FOLDER).await.map_err(|error| failed(&error))?;
+            let needed = Needed::of_newest(bucket).await?;
+            let own = |needed: &Needed| needed.generation() == self.writer.generation();
+            let Some(mut needed) = needed.filter(own) else {
+                self.sweep.put_off();
+                return Ok(());
+            };
+            needed.add_inventory(&self.inventory);
+            needed.add_here(&self.store, &self.branches.all());
+            let found = self.sweep.look(listed, |name| needed.is_litter(name));
+            self.store.state.borrow_mut().litter = found;
+        }
+        if !self.sweep.has_due() {
+            return Ok(());
+        }
+        let removed = self.sweep.remove(&self.writer).await.map_err(|error| failed(&error))?;
+        self.swept = self.swept + removed;
+        let mut state = self.store.state.borrow_mut();
+        state.litter_removed += removed.objects;
+        state.litter.objects = state.litter.objects.saturating_sub(removed.objects);
+        state.litter.bytes = state.litter.bytes.saturating_sub(removed.bytes);
+        if !self.sweep.has_due() {
+            let Swept { objects, bytes } = std::mem::take(&mut self.swept);
+            tracing::info!(objects, bytes, "litter removed from the object store");
         }
         Ok(())
     }

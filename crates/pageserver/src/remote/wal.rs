@@ -17,6 +17,19 @@ use super::inventory::StreamStart;
 use crate::error::Error;
 use crate::timeline::Timeline;
 
+/// Bits of a stream's number that count; those above are the generation that began it.
+const STREAM_BITS: u32 = 16;
+
+/// The number of a generation's first stream.
+pub(super) fn first_stream(generation: u64) -> u64 {
+    generation << STREAM_BITS
+}
+
+/// The generation that began a stream.
+pub(super) fn generation_of(stream: u64) -> u64 {
+    stream >> STREAM_BITS
+}
+
 /// The copying of one timeline's WAL.
 pub(super) struct Stream {
     pub(super) timeline: Rc<Timeline>,
@@ -33,7 +46,7 @@ pub(super) struct Stream {
 pub(super) struct Piece {
     pub(super) start: u64,
     pub(super) end: u64,
-    stream: u64,
+    pub(super) stream: u64,
     crc32c: u32,
 }
 
@@ -43,12 +56,19 @@ impl Piece {
         format!("{folder}/wal/{start:016x}-{end:016x}-{stream:016x}-{crc32c:08x}")
     }
 
-    fn parse(name: &str) -> Option<Piece> {
+    pub(super) fn parse(name: &str) -> Option<Piece> {
         let mut parts = name.rsplit('/').next()?.split('-');
         let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
         let (start, end, stream) = (number()?, number()?, number()?);
         let crc32c = u32::try_from(number()?).ok()?;
         (start < end).then_some(Piece { start, end, stream, crc32c })
+    }
+
+    /// Whether any of it counts where these streams do.
+    pub(super) fn counts_in(&self, streams: &[StreamStart]) -> bool {
+        let Some(own) = streams.iter().find(|start| start.id == self.stream) else { return false };
+        let from = self.start.max(own.from);
+        from < self.end && counts_until(streams, self.stream, from).is_some()
     }
 
     /// Fetches it.

@@ -25,6 +25,12 @@ use crate::turn::Turn;
 /// timeline ever give the same.
 const NUMBER_BITS: u32 = 40;
 
+/// The generation that gave a file its number.
+#[must_use]
+pub fn generation_of(number: u64) -> u64 {
+    number >> NUMBER_BITS
+}
+
 /// Where the objects of a timeline are.
 #[derive(Clone, Debug)]
 pub struct Remote {

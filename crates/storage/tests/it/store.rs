@@ -11,6 +11,7 @@ mod format;
 mod model;
 mod reading;
 mod remote;
+mod sweep;
 
 /// Where the store is, on the simulated disk.
 fn directory() -> &'static Path {

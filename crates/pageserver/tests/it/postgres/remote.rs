@@ -287,3 +287,43 @@ fn whenever_it_is_killed_the_store_holds_a_whole_page_server() {
         original.kill();
     }
 }
+
+#[test]
+fn what_nothing_names_is_seen_as_litter_and_left_until_it_is_old() {
+    let cluster = Cluster::start("remote-litter", &[], &[]);
+    let (folder, store) = (Folder::new("litter-ps"), Folder::new("litter-st"));
+    let settings = stored(&folder, &cluster, &store);
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    cluster.pgbench(&["-i", "-s", "1", "-q"]);
+    service.branch("b", "main", "").expect("it can be made");
+    work(&cluster);
+    wait_uploaded(&service, &cluster);
+    let status = service.status().store.expect("a store");
+    assert_eq!((status.litter_objects, status.litter_removed), (0, 0), "{status:?}");
+    service.stop();
+
+    // A layer and WAL of a branch that is gone, and a file of somebody's.
+    let place = store.path().join("store/timelines");
+    let gone = place.join("gone.1.9");
+    fs::create_dir_all(gone.join("wal")).expect("it is ours");
+    let layer = gone.join("0000010000000001.layer");
+    let wal = format!("wal/{:016x}-{:016x}-{:016x}-{:08x}", 0, 8192, 1 << 16, 7);
+    let planted = [layer, gone.join(wal), gone.join("notes.txt")];
+    for file in &planted {
+        fs::write_atomic(file, &[0; 8192]).expect("it is ours");
+    }
+    let service = Service::start(settings);
+    service.wait_streaming();
+    service.wait("a look", |status| {
+        status.store.as_ref().is_some_and(|store| store.litter_objects > 0)
+    });
+    work(&cluster);
+    wait_uploaded(&service, &cluster);
+    let status = service.status().store.expect("a store");
+    assert!(status.litter_objects >= 2 && status.litter_bytes >= 2 * 8192, "{status:?}");
+    assert_eq!(status.litter_removed, 0, "it may be on its way to a name");
+    assert!(planted.iter().all(|file| file.exists()));
+    let mut cluster = cluster;
+    assert!(stop_and_verify(&mut cluster, &service).is_identical());
+}

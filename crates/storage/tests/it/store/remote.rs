@@ -27,7 +27,7 @@ fn bucket_over(store: Arc<dyn ObjectStore>) -> Bucket {
     Bucket::on_core(store, ObjectPath::from("base"), patience)
 }
 
-fn faulty(seed: u64, rates: Rates) -> (Bucket, Arc<Faults>, Arc<InMemory>) {
+pub(super) fn faulty(seed: u64, rates: Rates) -> (Bucket, Arc<Faults>, Arc<InMemory>) {
     let memory = Arc::new(InMemory::new());
     let inner: Arc<dyn ObjectStore> = Arc::clone(&memory) as Arc<dyn ObjectStore>;
     let (store, faults) = Faulty::new(inner, seed, rates);
