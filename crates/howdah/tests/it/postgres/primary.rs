@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio_postgres::NoTls;
 
 use crate::compute::can_mount;
-use crate::instance::{Folder, Instance};
+use crate::instance::{Folder, HOWDAH, Instance, free_port};
 
 /// The numbers of one client whose commits were acknowledged.
 type Acknowledged = Mutex<Vec<i32>>;
@@ -104,6 +104,45 @@ fn an_interrupted_founding_is_begun_anew() {
     assert_eq!(second.sql("SELECT one FROM t"), "1");
     assert!(!data.join("postgres").exists(), "it is removed");
     assert_eq!(fs::read_to_string(data.join("place")).expect("it is there"), "mount\n");
+}
+
+#[test]
+fn a_founding_that_is_killed_anywhere_is_begun_anew() {
+    if !can_mount() || !runtime::identity::is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let config = folder.path().join("early.toml");
+    let text = format!(
+        "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"127.0.0.1:0\"\n\
+         [postgres]\nplace = \"mount\"\nport = 0\nsettings.fsync = false\n\
+         [pooler]\nlisten_port = {}\n",
+        free_port()
+    );
+    fs::write(&config, text).expect("the folder is ours");
+    let place = folder.path().join("data/place");
+    // While it is made, followed, handed over: whatever this machine has come to by then.
+    for pause in [100, 400, 800, 1200, 1600, 2400] {
+        let mut early = std::process::Command::new(HOWDAH)
+            .args(["up", "--json", "--dir"])
+            .arg(folder.path().join("data"))
+            .arg("--config")
+            .arg(&config)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("howdah starts");
+        std::thread::sleep(Duration::from_millis(pause));
+        early.kill().expect("it is ours");
+        early.wait().expect("it ends");
+        if fs::read_to_string(&place).is_ok_and(|stage| stage == "mount\n") {
+            break;
+        }
+    }
+    let instance = Instance::start_as(&folder, "mount", "", "127.0.0.1:0");
+    instance.sql("CREATE TABLE t AS SELECT 1 AS one");
+    assert_eq!(instance.sql("SELECT one FROM t"), "1");
+    assert!(!folder.path().join("data/postgres").exists(), "it is removed");
 }
 
 #[test]
