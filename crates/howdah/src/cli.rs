@@ -4,6 +4,7 @@ mod branch;
 mod check;
 mod compute;
 mod import;
+mod lease;
 pub(crate) mod page;
 mod pooler;
 mod recover;
@@ -97,6 +98,9 @@ pub enum Command {
     /// Branches: make one at any moment that is kept, list, delete
     #[command(subcommand)]
     Branch(BranchCommand),
+    /// Leases: moments kept readable for a while, whatever the retention
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
     /// Print the LSN of a time: of the last commit at or before it, to the second
     #[command(after_help = "Example:\n  howdah lsn-at 2026-11-19T10:00:00Z")]
     LsnAt {
@@ -421,6 +425,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Wal(WalCommand::State(options)) => wal::state::run(&options),
         Command::Branch(command) => branch::run(&command, &api),
         Command::Compute(command) => compute::run(&command, &api, &environment),
+        Command::Lease(command) => lease::run(&command, &api),
         Command::LsnAt { time, branch, json } => branch::lsn_at(&branch, &time, json, &api),
         Command::Scrub { json } => scrub::run(json, &api),
         Command::Timeline(TimelineCommand::Status { json }) => status::run(&api, json),

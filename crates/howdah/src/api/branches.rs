@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use pageserver::api::{Handle, Problem};
 use pageserver::attachment::{Attachment, Server};
+use pg::lsn::Lsn;
 use runtime::api::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ pub(super) async fn answer(
     }
     let Some(pages) = &parts.pages else { return Some(not_here("page server")) };
     if let Some((name, what)) = of_one {
-        return of_branch(method, name, what, body, pages).await;
+        return of_branch((method, name, what), query, body, pages).await;
     }
     let text = |name: &str| value(query, name).unwrap_or_default().to_owned();
     let branch_or_main = |name: &str| value(query, name).unwrap_or("main").to_owned();
@@ -71,9 +72,8 @@ async fn free(parts: &Parts, branch: &str, is_forced: bool) -> Result<(), Respon
 
 /// `/v1/branches/NAME/…`.
 async fn of_branch(
-    method: &str,
-    name: &str,
-    what: &str,
+    (method, name, what): (&str, &str, &str),
+    query: &[(String, String)],
     body: Option<&Value>,
     pages: &Handle,
 ) -> Option<Response> {
@@ -89,17 +89,8 @@ async fn of_branch(
             let leases = pages.leases(name).await;
             outcome(leases.map(|leases| leases.map(|leases| json!({ "leases": leases }))))
         }
-        ("POST" | "DELETE", "leases") => match lease(body) {
-            Ok(Lease { lsn, holder, seconds: Some(seconds) }) if method == "POST" => {
-                outcome(pages.lease(name, lsn, holder, seconds).await)
-            }
-            Ok(Lease { lsn, holder, seconds: None }) if method == "DELETE" => {
-                outcome(pages.end_lease(name, lsn, holder).await)
-            }
-            Ok(_) => {
-                let message = "\"seconds\" says how long a lease lasts: in a POST, not in a DELETE";
-                Response::error(400, "bad_request", message)
-            }
+        ("POST" | "DELETE", "leases") => match Lease::read(query, body) {
+            Ok(wanted) => leased(method, name, wanted, pages).await,
             Err(message) => Response::error(400, "bad_request", message),
         },
         _ => return None,
@@ -107,19 +98,51 @@ async fn of_branch(
     Some(response)
 }
 
-/// `{"lsn", "seconds", "holder"?}`; of one that is to end, without `seconds`.
-#[derive(Deserialize)]
+/// Makes a lease, or ends one.
+async fn leased(method: &str, name: String, wanted: Lease, pages: &Handle) -> Response {
+    let Lease { at, holder, seconds } = wanted;
+    let lsn = if at.parse::<Lsn>().is_ok() {
+        at
+    } else {
+        match pages.lsn_at(name.clone(), at).await {
+            Some(Ok(moment)) => moment.lsn,
+            other => return outcome(other),
+        }
+    };
+    match (method, seconds) {
+        ("POST", Some(seconds)) => outcome(pages.lease(name, lsn, holder, seconds).await),
+        ("DELETE", None) => outcome(pages.end_lease(name, lsn, holder).await),
+        _ => {
+            let message = "\"seconds\" says how long a lease lasts: in a POST, not in a DELETE";
+            Response::error(400, "bad_request", message)
+        }
+    }
+}
+
+/// `{"at", "seconds", "holder"?}`, or the same in the query; of one that is to end, without `seconds`.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Lease {
-    lsn: String,
+    /// An LSN, a time or a restore point.
+    #[serde(alias = "lsn")]
+    at: String,
     #[serde(default)]
     holder: String,
     seconds: Option<u32>,
 }
 
-fn lease(body: Option<&Value>) -> Result<Lease, String> {
-    let body = body.ok_or("the body says which moment, as JSON")?;
-    Lease::deserialize(body).map_err(|error| error.to_string())
+impl Lease {
+    fn read(query: &[(String, String)], body: Option<&Value>) -> Result<Lease, String> {
+        if let Some(body) = body {
+            return Lease::deserialize(body).map_err(|error| error.to_string());
+        }
+        let at = value(query, "at").or_else(|| value(query, "lsn"));
+        let at = at.filter(|at| !at.is_empty()).ok_or("\"at\" says which moment")?.to_owned();
+        let holder = value(query, "holder").unwrap_or_default().to_owned();
+        let seconds = value(query, "seconds").map(str::parse).transpose();
+        let seconds = seconds.map_err(|error| format!("seconds: {error}"))?;
+        Ok(Lease { at, holder, seconds })
+    }
 }
 
 /// `{"host", "port", "user"?, "password_file"?, "epoch"?}`.
@@ -159,6 +182,20 @@ fn outcome(result: Option<Result<impl Serialize, Problem>>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_is_read_from_the_body_or_the_query() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let query = [pair("at", "now"), pair("holder", "me"), pair("seconds", "60")];
+        let wanted = Lease { at: "now".to_owned(), holder: "me".to_owned(), seconds: Some(60) };
+        assert_eq!(Lease::read(&query, None), Ok(wanted));
+        let body = json!({ "lsn": "0/10" });
+        let wanted = Lease { at: "0/10".to_owned(), holder: String::new(), seconds: None };
+        assert_eq!(Lease::read(&[], Some(&body)), Ok(wanted));
+        assert!(Lease::read(&[], None).is_err(), "no moment");
+        assert!(Lease::read(&[pair("at", "now"), pair("seconds", "long")], None).is_err());
+        assert!(Lease::read(&[], Some(&json!({ "at": "now", "hours": 1 }))).is_err());
+    }
 
     #[test]
     fn a_compute_is_attached_by_host_and_port() {

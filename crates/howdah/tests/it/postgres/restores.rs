@@ -1,4 +1,4 @@
-//! `howdah restore` as of a time and of a restore point, and PostgreSQL on what was restored.
+//! Moments: `howdah restore` as of a time and of a restore point, with PostgreSQL on what was restored; `howdah lease`.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -98,5 +98,38 @@ fn a_time_and_a_restore_point_are_restored() {
     assert!(both.expect_err("one of them").contains("cannot be used with"));
     for name in ["none", "x"] {
         assert!(!folder.path().join(name).join("PG_VERSION").exists(), "{name}");
+    }
+}
+
+#[test]
+fn a_lease_is_made_listed_prolonged_and_released() {
+    let folder = Folder::new();
+    let instance = Instance::in_directory(&folder, "");
+    let lsn = instance.sql("SELECT pg_create_restore_point('before the change')");
+    let lease = |arguments: &[&str]| instance.howdah(&[&["lease"], arguments].concat());
+    let named = ["create", "before the change", "--for", "2d", "--holder", "team", "--json"];
+    let made = lease(&named).unwrap_or_else(|error| panic!("{error}\n{}", instance.log()));
+    let made: serde_json::Value = serde_json::from_str(&made).expect("JSON");
+    assert_eq!((&made["lsn"], &made["holder"]), (&lsn.as_str().into(), &"team".into()), "{made}");
+    lease(&["create", &lsn, "--for", "1h"]).expect("another holder's");
+    let prolonged = lease(&["create", &lsn, "--for", "1d"]).expect("it is prolonged");
+    let listed = lease(&["list"]).expect("it answers");
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(listed.contains(prolonged.trim()) && listed.contains("for team"), "{listed}");
+    lease(&["release", "before the change", "--holder", "team"]).expect("there is one");
+    let left = lease(&["list", "--branch", "main", "--json"]).expect("it answers");
+    let left: serde_json::Value = serde_json::from_str(&left).expect("JSON");
+    assert_eq!(left["leases"].as_array().map(Vec::len), Some(1), "{left}");
+    assert_eq!(left["leases"][0]["holder"], "operator", "{left}");
+    for (arguments, message) in [
+        (&["release", &lsn, "--holder", "team"][..], "has no such lease"),
+        (&["create", "never made", "--for", "1d"], "there is no restore point \"never made\""),
+        (&["create", &lsn, "--for", "900d"], "a year at most"),
+        (&["create", &lsn, "--for", "7"], "has no unit"),
+        (&["create", "F/FFFFFFFF", "--for", "1d"], "has not arrived yet"),
+        (&["list", "--branch", "none"], "there is no branch \"none\""),
+    ] {
+        let refused = lease(arguments).expect_err(message);
+        assert!(refused.contains(message), "{arguments:?}: {refused}");
     }
 }
