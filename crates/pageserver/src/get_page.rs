@@ -23,7 +23,7 @@ use crate::history::Origin;
 use crate::index::{Effect, Position};
 use crate::keys;
 use crate::limits::{CLONE_DEPTH_MAX, PAGE_BYTES, REDO_RECORDS_AT_ONCE};
-use crate::page_cache::Page;
+use crate::page_cache::{Cached, Page};
 use crate::payload::Payload;
 use crate::timeline::Timeline;
 use crate::versions::Version;
@@ -84,25 +84,34 @@ impl Build<'_> {
         let (origin, born) = self.origin_at(lsn);
         // A version at hand is of use if the block was not cut off and made anew since.
         let cached = self.timeline.pages.borrow_mut().get(self.tag, self.block, lsn);
-        let cached = cached.filter(|(_, as_of)| *as_of > born);
-        let after = cached.as_ref().map_or(born, |(_, as_of)| *as_of);
+        let cached = cached.filter(|cached| cached.as_of > born);
+        let after = match &cached {
+            Some(cached) if cached.unchanged_to >= lsn => return Ok(Rc::clone(&cached.page)),
+            Some(cached) => cached.unchanged_to,
+            None => born,
+        };
+        // Where not all is here yet, there may be more of it later.
+        let is_all_here = self.timeline.has_all_up_to(lsn);
         let key = keys::block(self.tag, self.block);
         let versions = self.timeline.versions(key, after, lsn).await;
         let versions = versions.map_err(|error| failure(self.name(), &error))?;
-        let mut page = match cached {
-            Some((page, _)) if versions.is_empty() => return Ok(page),
-            _ if versions.first().is_some_and(|first| first.whole) => zeroes(),
-            Some((page, _)) => Box::new(*page),
-            None => self.origin(origin, depth).await?,
+        let (page, as_of) = match cached {
+            Some(cached) if versions.is_empty() => (cached.page, Some(cached.as_of)),
+            cached => {
+                let mut page = match cached {
+                    _ if versions.first().is_some_and(|first| first.whole) => zeroes(),
+                    Some(cached) => Box::new(*cached.page),
+                    None => self.origin(origin, depth).await?,
+                };
+                self.redo_all(&versions, &mut page).await?;
+                (page.into(), versions.last().map(|newest| newest.lsn))
+            }
         };
-        self.redo_all(&versions, &mut page).await?;
-        let page: Rc<Page> = page.into();
         // What was read of an old moment while the horizon passed it may be anything.
-        if let Some(newest) = versions.last()
-            && self.timeline.check_kept(lsn).is_ok()
-        {
-            let mut pages = self.timeline.pages.borrow_mut();
-            pages.put(self.tag, self.block, newest.lsn, Rc::clone(&page));
+        if let Some(as_of) = as_of.filter(|_| self.timeline.check_kept(lsn).is_ok()) {
+            let unchanged_to = if is_all_here { lsn } else { as_of };
+            let cached = Cached { page: Rc::clone(&page), as_of, unchanged_to };
+            self.timeline.pages.borrow_mut().put(self.tag, self.block, cached);
         }
         Ok(page)
     }
@@ -250,5 +259,102 @@ impl Build<'_> {
 
     fn damaged(self, what: String) -> PageError {
         PageError::Damaged { page: self.name(), what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use pg::datadir::relation::RelNode;
+    use runtime::fs;
+    use runtime::io::{Backend, Options};
+    use storage::entry::Entry;
+    use storage::store::{Commit, TimelineStore};
+    use storage::version::Version;
+
+    use super::*;
+    use crate::catalog::Catalog;
+    use crate::manifest::Manifest;
+    use crate::payload;
+    use crate::settings::Settings;
+
+    const TAG: RelTag = RelNode::new(1663, 5, 16384).fork(Fork::Main);
+    const START: Lsn = Lsn(1 << 24);
+
+    /// A layer with one version of two blocks of a relation of three.
+    async fn add_layer(store: &TimelineStore, at: Lsn, byte: u8) {
+        let mut layer = store.begin_layer().await.expect("begun");
+        for block in [0, 2] {
+            let image = payload::image(&[byte; PAGE_BYTES]);
+            let (key, version) = (keys::block(TAG, block), Version(at.0));
+            let entry = Entry { key, version, whole: true, payload: &image };
+            layer.add(entry).await.expect("added");
+        }
+        let layers = layer.finish().await.expect("finished").into_iter().collect();
+        let mut catalog = Catalog::default();
+        catalog.add_base(TAG, 3);
+        let catalog = Some(catalog.to_bytes(Lsn::MAX));
+        let flushed_through = Some(Version(at.0));
+        store.commit(Commit { layers, flushed_through, catalog }).await.expect("committed");
+    }
+
+    async fn timeline() -> Timeline {
+        let directory = Path::new("/ps");
+        let layers = directory.join("timelines/main");
+        fs::create_dir_all(&layers).await.expect("made");
+        let store = TimelineStore::create(&layers).await.expect("created");
+        add_layer(&store, START, 1).await;
+        add_layer(&store, START + 1000, 2).await;
+        drop(store);
+        let manifest = Manifest {
+            system_identifier: 1,
+            timeline: 1,
+            start: START,
+            end: START,
+            wal_segment_bytes: 16 << 20,
+            server_version: 15_00_00,
+            data_checksums: false,
+            tablespaces: Vec::new(),
+        };
+        Timeline::open_main(directory, manifest, &Settings::default()).await.expect("opened")
+    }
+
+    #[test]
+    fn a_page_that_is_known_to_be_unchanged_is_read_from_no_layer() {
+        let test = async {
+            let timeline = timeline().await;
+            let looked = || {
+                let stats = timeline.store.stats();
+                stats.blocks_read + stats.blocks_found
+            };
+            let read = async |lsn| timeline.page(TAG, 0, lsn).await.expect("it is there")[0];
+            // Whoever asks for the past does not spoil what is known of it, nor the other way round.
+            assert_eq!(read(START + 500).await, 1);
+            let once = looked();
+            for lsn in [START + 500, START + 300, START] {
+                assert_eq!((read(lsn).await, looked()), (1, once), "{lsn}");
+            }
+            assert_eq!(read(START + 1000).await, 2);
+            let twice = looked();
+            assert!(twice > once, "somebody has to look behind what is known");
+            assert_eq!((read(START + 1000).await, looked()), (2, twice));
+            assert_eq!(read(START + 999).await, 1);
+        };
+        let options = Options::on(Backend::Simulated);
+        executor::block_on(&options, test).expect("this thread can be a core");
+    }
+
+    #[test]
+    fn what_is_not_here_yet_is_not_taken_for_unchanged() {
+        let test = async {
+            let timeline = timeline().await;
+            let ahead = START + 2000;
+            assert_eq!(timeline.page(TAG, 0, ahead).await.expect("it is there")[0], 2);
+            let cached = timeline.pages.borrow_mut().get(TAG, 0, ahead).expect("it was read");
+            assert_eq!(cached.unchanged_to, START + 1000);
+        };
+        let options = Options::on(Backend::Simulated);
+        executor::block_on(&options, test).expect("this thread can be a core");
     }
 }

@@ -1,8 +1,9 @@
 //! Rebuilt pages kept in memory: the newest version asked for, per block.
 //!
 //! A hot page (a branch row of pgbench, an index root) collects thousands of records between two
-//! images; with the version before at hand, only those since are applied. Bounded by bytes; the page
-//! unused for longest goes first.
+//! images; with the version before at hand, only those since are applied. And it is noted up to where there are none: as
+//! long as that is far enough, neither the index nor a layer is asked. Bounded by bytes; the page unused for longest goes
+//! first.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -29,10 +30,18 @@ pub struct PageCache {
     missed: u64,
 }
 
-struct Entry {
-    page: Rc<Page>,
+/// A page that was rebuilt before.
+#[derive(Clone)]
+pub struct Cached {
+    pub page: Rc<Page>,
     /// End of the last record that is in the page.
-    as_of: Lsn,
+    pub as_of: Lsn,
+    /// No other record touches it up to here: at or behind `as_of`.
+    pub unchanged_to: Lsn,
+}
+
+struct Entry {
+    cached: Cached,
     used: u64,
 }
 
@@ -48,10 +57,10 @@ impl PageCache {
         }
     }
 
-    /// The page as some record up to `upto` left it, and that record's end.
-    pub fn get(&mut self, tag: RelTag, block: u32, upto: Lsn) -> Option<(Rc<Page>, Lsn)> {
+    /// The page as some record up to `upto` left it.
+    pub fn get(&mut self, tag: RelTag, block: u32, upto: Lsn) -> Option<Cached> {
         let key = (tag, block);
-        let entry = self.pages.get_mut(&key).filter(|entry| entry.as_of <= upto);
+        let entry = self.pages.get_mut(&key).filter(|entry| entry.cached.as_of <= upto);
         let Some(entry) = entry else {
             self.missed += 1;
             return None;
@@ -61,21 +70,25 @@ impl PageCache {
         self.now += 1;
         entry.used = self.now;
         self.order.insert(self.now, key);
-        Some((Rc::clone(&entry.page), entry.as_of))
+        Some(entry.cached.clone())
     }
 
     /// Keeps a page; one of a later LSN stays.
-    pub fn put(&mut self, tag: RelTag, block: u32, as_of: Lsn, page: Rc<Page>) {
+    pub fn put(&mut self, tag: RelTag, block: u32, cached: Cached) {
         let key = (tag, block);
-        if let Some(known) = self.pages.get(&key) {
-            if known.as_of >= as_of {
+        if let Some(known) = self.pages.get_mut(&key) {
+            if known.cached.as_of == cached.as_of {
+                let known = &mut known.cached.unchanged_to;
+                *known = cached.unchanged_to.max(*known);
+            }
+            if known.cached.as_of >= cached.as_of {
                 return;
             }
             self.order.remove(&known.used);
         }
         self.now += 1;
         self.order.insert(self.now, key);
-        self.pages.insert(key, Entry { page, as_of, used: self.now });
+        self.pages.insert(key, Entry { cached, used: self.now });
         while self.bytes() > self.bytes_max {
             let Some((_, oldest)) = self.order.pop_first() else { break };
             self.pages.remove(&oldest);
@@ -100,27 +113,41 @@ mod tests {
 
     const TAG: RelTag = RelNode::new(1663, 5, 16384).fork(Fork::Main);
 
-    fn page(byte: u8) -> Rc<Page> {
-        Rc::new([byte; PAGE_BYTES])
+    fn page(byte: u8, as_of: u64, unchanged_to: u64) -> Cached {
+        let page = Rc::new([byte; PAGE_BYTES]);
+        Cached { page, as_of: Lsn(as_of), unchanged_to: Lsn(unchanged_to) }
     }
 
     #[test]
     fn never_gives_a_page_from_the_future() {
         let mut cache = PageCache::new(1 << 20);
-        cache.put(TAG, 0, Lsn(100), page(1));
+        cache.put(TAG, 0, page(1, 100, 100));
         assert!(cache.get(TAG, 0, Lsn(99)).is_none());
-        assert_eq!(cache.get(TAG, 0, Lsn(100)).map(|found| found.1), Some(Lsn(100)));
-        cache.put(TAG, 0, Lsn(50), page(2));
-        assert_eq!(cache.get(TAG, 0, Lsn(200)).map(|found| found.0[0]), Some(1));
+        assert_eq!(cache.get(TAG, 0, Lsn(100)).map(|found| found.as_of), Some(Lsn(100)));
+        cache.put(TAG, 0, page(2, 50, 99));
+        assert_eq!(cache.get(TAG, 0, Lsn(200)).map(|found| found.page[0]), Some(1));
+    }
+
+    #[test]
+    fn remembers_how_far_nothing_has_changed() {
+        let mut cache = PageCache::new(1 << 20);
+        let known = |cache: &mut PageCache| cache.get(TAG, 0, Lsn(1000)).map(|it| it.unchanged_to);
+        cache.put(TAG, 0, page(1, 100, 100));
+        cache.put(TAG, 0, page(1, 100, 300));
+        cache.put(TAG, 0, page(1, 100, 200));
+        cache.put(TAG, 0, page(2, 50, 400));
+        assert_eq!(known(&mut cache), Some(Lsn(300)), "of this version, whoever asked last");
+        cache.put(TAG, 0, page(3, 350, 350));
+        assert_eq!(known(&mut cache), Some(Lsn(350)));
     }
 
     #[test]
     fn the_page_unused_for_longest_goes_first() {
         let mut cache = PageCache::new(2 * (PAGE_BYTES + ENTRY_OVERHEAD));
-        cache.put(TAG, 0, Lsn(1), page(0));
-        cache.put(TAG, 1, Lsn(1), page(1));
+        cache.put(TAG, 0, page(0, 1, 1));
+        cache.put(TAG, 1, page(1, 1, 1));
         assert!(cache.get(TAG, 0, Lsn(1)).is_some());
-        cache.put(TAG, 2, Lsn(1), page(2));
+        cache.put(TAG, 2, page(2, 1, 1));
         assert!(cache.get(TAG, 1, Lsn(1)).is_none());
         assert!(cache.get(TAG, 0, Lsn(1)).is_some());
         assert!(cache.bytes() <= 2 * (PAGE_BYTES + ENTRY_OVERHEAD));
@@ -129,7 +156,7 @@ mod tests {
     #[test]
     fn a_cache_of_no_bytes_keeps_nothing() {
         let mut cache = PageCache::new(0);
-        cache.put(TAG, 0, Lsn(1), page(0));
+        cache.put(TAG, 0, page(0, 1, 1));
         assert!(cache.get(TAG, 0, Lsn(1)).is_none());
     }
 }

@@ -218,6 +218,13 @@ impl Timeline {
         Lsn(self.ingested.get())
     }
 
+    /// Whether all records up to there are in the index or in layers, its ancestors' included.
+    pub(crate) fn has_all_up_to(&self, lsn: Lsn) -> bool {
+        let ancestor = self.ancestor.as_ref();
+        self.ingested() >= lsn
+            && ancestor.is_none_or(|(ancestor, left)| ancestor.has_all_up_to(lsn.min(*left)))
+    }
+
     /// Waits until records behind `lsn` are here.
     pub async fn grows_beyond(&self, lsn: Lsn) {
         self.ingested.reaches(lsn.0 + 1).await;
