@@ -97,7 +97,8 @@ impl Timeline {
         }
         let catalog = self.catalog.borrow().to_bytes(through);
         let failed = |source| Error::file("write layers in", &self.layers, source);
-        let records = self.read_records(from, through).await.map_err(failed)?;
+        let mut records = self.records.take();
+        self.read_records(&mut records, from, through).await.map_err(failed)?;
         let snapshots = self.snapshot_entries(from, records.iter()).await.map_err(failed)?;
         let (entries, snapshot) = snapshots;
         self.write_layer(through, &records, entries, catalog).await.map_err(failed)?;
@@ -106,6 +107,10 @@ impl Timeline {
             self.end_state_flush(snapshot);
         }
         self.flushed.raise(through.0);
+        // The next flush will be soon, and memory that is new is as slow as all that is done with it.
+        if self.ingested().bytes_since(through) >= self.checkpoint_bytes / 4 {
+            self.records.replace(records);
+        }
         // Without keeping the core from its other tasks.
         while written.forget_some() {
             executor::yield_now().await;
@@ -155,8 +160,9 @@ impl Timeline {
     }
 
     /// All records between two positions.
-    async fn read_records(&self, from: Lsn, through: Lsn) -> io::Result<Records> {
-        let mut records = Records::new(from);
+    async fn read_records(&self, records: &mut Records, from: Lsn, through: Lsn) -> io::Result<()> {
+        records.begin(from, through);
+        let mut wal = Vec::new();
         let segment_bytes = u64::from(self.manifest.wal_segment_bytes);
         let mut decoder = StreamDecoder::at_record(from, self.manifest.wal_segment_bytes)
             .expect_system(self.manifest.system_identifier)
@@ -165,14 +171,14 @@ impl Timeline {
             let start = decoder.position();
             let segment_end = Lsn((start.0 / segment_bytes + 1) * segment_bytes);
             let until = through.min(segment_end).min(start + WAL_WRITE_BYTES_MAX as u64);
-            let wal = self.wal.read_once(start, until).await?;
+            wal = self.wal.read_once(start, until, wal).await?;
             let mut input = &wal[..];
             while let Some(record) = decoder.next(&mut input).map_err(invalid)? {
                 records.push(&record);
             }
             executor::yield_now().await;
         }
-        Ok(records)
+        Ok(())
     }
 }
 
@@ -189,7 +195,8 @@ fn entry_of(key: Key, position: Position, payload: &[u8]) -> Entry<'_> {
 const STRETCH_BYTES: u64 = 256;
 
 /// The records of WAL, by where they begin.
-struct Records {
+#[derive(Default)]
+pub(crate) struct Records {
     bytes: Vec<u8>,
     /// In WAL order.
     places: Vec<Place>,
@@ -209,8 +216,14 @@ struct Place {
 }
 
 impl Records {
-    const fn new(from: Lsn) -> Records {
-        Records { bytes: Vec::new(), places: Vec::new(), from, before: Vec::new() }
+    /// Forgets what there is but for the memory; there is to be WAL from one position to another.
+    fn begin(&mut self, from: Lsn, through: Lsn) {
+        self.bytes.clear();
+        // Growing would copy what is there.
+        self.bytes.reserve(usize::try_from(through.bytes_since(from)).unwrap_or_default());
+        self.places.clear();
+        self.before.clear();
+        self.from = from;
     }
 
     fn push(&mut self, record: &RawRecord<'_>) {
@@ -237,17 +250,18 @@ impl Records {
     /// The bytes to be stored for a record that touches a key.
     fn write_payload(&self, position: Position, out: &mut Vec<u8>) -> io::Result<()> {
         let missing = || invalid(format!("there is no record at {}", position.start));
-        let record = self.get(position.start).ok_or_else(missing)?;
+        let place = self.place(position.start).ok_or_else(missing)?;
+        let bytes = self.bytes.get(place.offset..place.offset + place.length);
         out.clear();
-        payload::write_record(position, &record, out);
-        Ok(())
+        let bytes = bytes.ok_or_else(missing)?;
+        payload::write_record(position, place.version, bytes, out).map_err(invalid)
     }
 
-    fn get(&self, start: Lsn) -> Option<RawRecord<'_>> {
+    /// Where the record is that begins there.
+    fn place(&self, start: Lsn) -> Option<&Place> {
         let first = usize::try_from(*self.before.get(self.stretch(start))?).ok()?;
-        let later = self.places.get(first..)?.iter();
-        let found = later.take_while(|place| place.start <= start).last()?;
-        self.at(found).filter(|record| record.lsn == start)
+        let mut later = self.places.get(first..)?.iter();
+        later.find(|place| place.start >= start).filter(|place| place.start == start)
     }
 
     fn iter(&self) -> impl Iterator<Item = RawRecord<'_>> {
@@ -266,7 +280,8 @@ mod tests {
 
     #[test]
     fn every_record_is_found_where_it_begins_and_nowhere_else() {
-        let mut records = Records::new(Lsn(1000));
+        let mut records = Records::default();
+        records.begin(Lsn(1000), Lsn(10_000));
         let mut starts = Vec::new();
         let mut start = 1000;
         for length in [24_u32, 24, 40, 5000, 24, 300, 24, 24, 1000, 24] {
@@ -280,8 +295,9 @@ mod tests {
             start = end;
         }
         for lsn in 1000..start + 600 {
-            let found = records.get(Lsn(lsn)).map(|record| record.header.total_length);
-            let known = starts.iter().find(|(start, _)| *start == lsn).map(|(_, length)| *length);
+            let found = records.place(Lsn(lsn)).map(|place| place.length);
+            let known = starts.iter().find(|(start, _)| *start == lsn);
+            let known = known.map(|(_, length)| *length as usize);
             assert_eq!(found, known, "at {lsn}");
         }
     }

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | 0 | an image that we built; zeroes at its end are left out |
 //! | 1 | an image as the base backup had it: the checksum in it is still to be compared |
-//! | 2 | effect (1), block reference (1), WAL version (1), bytes of WAL from the record's start to its end (4, little endian), the record without page headers |
+//! | 2 | effect (1), block reference (1), WAL version (1), bytes of WAL from the record's start to its end (4, little endian), the record without page headers; it may be without the images of other blocks, too |
 //! | 3 | a value that is no page, as it is |
 //! | 4 | bytes of WAL from a record's start to its end (4), the transaction id in its header (4): all of it that counts |
 
 use pg::lsn::Lsn;
+use pg::wal::error::WalError;
 use pg::wal::record::RawRecord;
 use pg::wal::segment::WalVersion;
 
@@ -23,6 +24,8 @@ const VALUE: u8 = 3;
 const XID: u8 = 4;
 /// Bytes before a record's own.
 const RECORD_HEAD: usize = 8;
+/// A shorter record is not searched for images: what they could save is less than the search.
+const IMAGES_BYTES_MIN: usize = 512;
 
 /// One version, as it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -122,17 +125,33 @@ pub fn xid(record: &RawRecord<'_>) -> Vec<u8> {
     bytes
 }
 
-/// A record that touches the page as `position` says.
+/// A record that touches the page as `position` says, whole.
 pub fn record(position: Position, record: &RawRecord<'_>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(RECORD_HEAD + record.bytes.len());
-    write_record(position, record, &mut bytes);
+    write_head(position, record.version, &mut bytes);
+    bytes.extend_from_slice(record.bytes);
     bytes
 }
 
-/// The same, appended.
-pub fn write_record(position: Position, record: &RawRecord<'_>, out: &mut Vec<u8>) {
-    let [major, ..] = record.version.major().to_le_bytes();
+/// Appends what of a record's bytes is needed to redo it there: of its page images, that of this page alone.
+pub fn write_record(
+    position: Position,
+    version: WalVersion,
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), WalError> {
+    write_head(position, version, out);
+    if bytes.len() < IMAGES_BYTES_MIN {
+        out.extend_from_slice(bytes);
+        return Ok(());
+    }
+    let record = RawRecord::new(bytes, position.start, position.end(), version)?;
+    let names_it = position.effect != Effect::Implied;
+    record.write_with_image_of(names_it.then_some(position.block_id), out)
+}
+
+fn write_head(position: Position, version: WalVersion, out: &mut Vec<u8>) {
+    let [major, ..] = version.major().to_le_bytes();
     out.extend_from_slice(&[RECORD, position.effect.number(), position.block_id, major]);
     out.extend_from_slice(&position.span().to_le_bytes());
-    out.extend_from_slice(record.bytes);
 }

@@ -18,6 +18,7 @@ use storage::turn::Turn;
 
 use crate::catalog::Catalog;
 use crate::error::{Error, PageError};
+use crate::flush::Records;
 use crate::index::Index;
 use crate::ingest::Counters;
 use crate::leases::Leases;
@@ -66,6 +67,8 @@ pub struct Timeline {
     pub(crate) idle_since: Cell<(Lsn, clock::Instant)>,
     /// End of what is being written to the store.
     pub(crate) set_aside: Cell<Lsn>,
+    /// Memory of the last such, if it is wanted again soon.
+    pub(crate) records: RefCell<Records>,
     /// Earlier moments may be gone, unless they are pinned: see [`crate::retention`].
     pub(crate) horizon: Cell<Lsn>,
     pub(crate) pins: Rc<Pins>,
@@ -197,6 +200,7 @@ impl Timeline {
             flushing: Turn::default(),
             idle_since: Cell::new((flushed, clock::now())),
             set_aside: Cell::new(flushed),
+            records: RefCell::default(),
             checkpoint_bytes: settings.checkpoint_bytes,
             index_memory_max: settings.index_memory_max,
             wait_lsn_timeout: settings.wait_lsn_timeout(),

@@ -519,8 +519,14 @@ impl WalReader {
         }
     }
 
-    /// The same within one segment, for bytes that nobody asks for again soon: they go past the cache.
-    pub async fn read_once(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {
+    /// The same within one segment, for bytes that nobody asks for again soon: they go past the cache. `buffer` is memory to
+    /// read into.
+    pub async fn read_once(
+        &self,
+        start: Lsn,
+        end: Lsn,
+        mut buffer: Vec<u8>,
+    ) -> io::Result<Vec<u8>> {
         let is_inherited = self.ancestor.is_some() && start < self.from.get();
         let number = start.segment(self.layout.segment_bytes);
         if is_inherited
@@ -529,24 +535,14 @@ impl WalReader {
         {
             return self.read(start, end).await;
         }
-        self.bytes_read.set(self.bytes_read.get() + end.bytes_since(start));
+        let (bytes, offset) =
+            (end.bytes_since(start), start.segment_offset(self.layout.segment_bytes));
+        self.bytes_read.set(self.bytes_read.get() + bytes);
         let file = self.segment(number).await?;
-        let (mut bytes, offset) = (Vec::new(), start.segment_offset(self.layout.segment_bytes));
-        let length = usize::try_from(end.bytes_since(start)).map_err(io::Error::other)?;
-        while bytes.len() < length {
-            let piece = vec![0; length - bytes.len()];
-            let (read, mut piece) = file.read_at(piece, offset + bytes.len() as u64).await;
-            match read? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => piece.truncate(read),
-            }
-            if bytes.is_empty() {
-                bytes = piece;
-            } else {
-                bytes.append(&mut piece);
-            }
-        }
-        Ok(bytes)
+        buffer.resize(usize::try_from(bytes).map_err(io::Error::other)?, 0);
+        let (read, buffer) = file.read_at(buffer, offset).await;
+        // Hardly ever is less read than was asked for.
+        if read? == buffer.len() { Ok(buffer) } else { self.read(start, end).await }
     }
 
     async fn read_own(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {

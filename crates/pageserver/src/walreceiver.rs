@@ -366,6 +366,7 @@ impl<'t> WalReceiver<'t> {
             let mut writing = pin!(writer.append(start, wal));
             let mut meanwhile = pin!(async {
                 take_in(timeline, ingest, durable).await?;
+                arrived.reuse(durable);
                 arrived.gather(connection, end).await
             });
             poll_fn(|context| {
@@ -398,10 +399,7 @@ impl<'t> WalReceiver<'t> {
     /// Takes in all that is durable.
     async fn take_in_all(&mut self) -> Result<(), Error> {
         take_in(self.timeline, self.ingest, &mut self.durable).await?;
-        if self.arrived.buffer.capacity() == 0 {
-            self.arrived.buffer = std::mem::take(&mut self.durable).0;
-            self.arrived.buffer.clear();
-        }
+        self.arrived.reuse(&mut self.durable);
         Ok(())
     }
 
@@ -469,6 +467,14 @@ impl Arrived {
             }
         }
         Ok(())
+    }
+
+    /// Takes the memory of WAL that has been taken in, if there is none yet: growing some costs more than filling it.
+    fn reuse(&mut self, durable: &mut (Vec<u8>, usize)) {
+        if self.buffer.capacity() == 0 {
+            self.buffer = std::mem::take(durable).0;
+            self.buffer.clear();
+        }
     }
 
     /// Takes WAL from `from` on as it arrives, until there is enough; then waits for ever.

@@ -98,6 +98,14 @@ impl Block<'_> {
         Some(Ok(()))
     }
 
+    /// Appends its header (with the id, as [`Block::read`] found it) as if it had no image.
+    pub(crate) fn write_without_image(&self, header: &[u8], out: &mut Vec<u8>) {
+        let Some((&[id, flags, l0, l1], rest)) = header.split_first_chunk() else { return };
+        let image = self.image.as_ref().map_or(0, Image::header_bytes);
+        out.extend_from_slice(&[id, flags & !HAS_IMAGE, l0, l1]);
+        out.extend_from_slice(rest.get(image..).unwrap_or_default());
+    }
+
     /// Bytes of the image and of the data.
     #[inline]
     pub(crate) fn promised(&self) -> usize {

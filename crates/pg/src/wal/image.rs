@@ -26,6 +26,12 @@ pub struct Image<'a> {
 }
 
 impl Image<'_> {
+    /// Bytes of its header: length, where its hole is, flags; if it is compressed, how long that is.
+    pub(crate) fn header_bytes(&self) -> usize {
+        let has_length = self.compression != Compression::None && self.hole_length > 0;
+        if has_length { 7 } else { 5 }
+    }
+
     /// Writes the page, its hole filled with zeros; says what is wrong if the bytes are not an image.
     pub fn restore(&self, page: &mut PageBytes) -> Result<(), &'static str> {
         let plain = PAGE_BYTES.checked_sub(usize::from(self.hole_length));

@@ -136,6 +136,49 @@ impl<'a> RawRecord<'a> {
         Ok(record)
     }
 
+    /// Appends the record without the page images of all blocks but the one with this id. That is enough to redo this
+    /// block ([`crate::redo`] looks at no other's image), and much less where a record brings many pages. The checksum in it
+    /// stays that of the whole record.
+    pub fn write_with_image_of(&self, id: Option<u8>, out: &mut Vec<u8>) -> Result<(), WalError> {
+        let start = out.len();
+        out.extend_from_slice(self.bytes.get(..RECORD_HEADER_BYTES).unwrap_or_default());
+        let is_left_out = |block: &Block<'_>| block.image.is_some() && Some(block.id) != id;
+        let (mut parts, mut block) = (self.parts(), Block::NONE);
+        loop {
+            let before = parts.cursor.rest();
+            let part = parts.next_part(&mut block)?;
+            let header = before.get(..before.len() - parts.cursor.rest().len()).unwrap_or_default();
+            match part {
+                Part::Block if is_left_out(&block) => block.write_without_image(header, out),
+                Part::End => break,
+                _ => out.extend_from_slice(header),
+            }
+        }
+        let short = self.error(WalErrorKind::RecordLength(self.header.total_length));
+        let (mut data, mut parts) = (parts.cursor, self.parts());
+        loop {
+            match parts.next_part(&mut block)? {
+                Part::Block => {
+                    let image = block.image.as_ref().map_or(0, |image| usize::from(image.length));
+                    let image = data.bytes(image).ok_or(short)?;
+                    if !is_left_out(&block) {
+                        out.extend_from_slice(image);
+                    }
+                    let own = data.bytes(usize::from(block.data_length)).ok_or(short)?;
+                    out.extend_from_slice(own);
+                }
+                Part::End => break,
+                _ => {}
+            }
+        }
+        out.extend_from_slice(data.rest());
+        let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+        if let Some(total) = out.get_mut(start..).and_then(<[u8]>::first_chunk_mut) {
+            *total = length.to_le_bytes();
+        }
+        Ok(())
+    }
+
     fn parts(&self) -> Parts<'a> {
         let body = self.bytes.get(RECORD_HEADER_BYTES..).unwrap_or_default();
         Parts {
@@ -382,6 +425,99 @@ impl fmt::Display for RecordKind {
         match self.name() {
             Some(name) => write!(f, "{}/{name}", self.rmgr),
             None => write!(f, "{}/UNKNOWN ({:x})", self.rmgr, self.info & 0xF0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page image as a record may have it.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Image {
+        None,
+        Whole,
+        /// With the length of its hole in its header.
+        Compressed,
+    }
+
+    impl Image {
+        const fn length(self) -> u16 {
+            match self {
+                Image::None => 0,
+                Image::Whole => 8192,
+                Image::Compressed => 77,
+            }
+        }
+    }
+
+    /// `Heap/UPDATE` of version 15 with these blocks (id, image, bytes of data), and eight bytes of its own.
+    fn record(blocks: &[(u8, Image, u8)]) -> Vec<u8> {
+        let mut bytes = vec![0; RECORD_HEADER_BYTES];
+        bytes[16..18].copy_from_slice(&[0x20, Rmgr::HEAP.0]);
+        for (index, &(id, image, data)) in blocks.iter().enumerate() {
+            let same = if index > 0 { 0x80 } else { 0 };
+            let has_image = u8::from(image != Image::None) << 4;
+            bytes.extend([id, same | has_image | u8::from(data > 0) << 5, data, 0]);
+            match image {
+                Image::None => {}
+                Image::Whole => bytes.extend([0, 0x20, 0, 0, 2]),
+                Image::Compressed => bytes.extend([77, 0, 100, 0, 1 | 2 | 4, 50, 0]),
+            }
+            if index == 0 {
+                [1663_u32, 5, 16384].iter().for_each(|oid| bytes.extend(oid.to_le_bytes()));
+            }
+            bytes.extend(u32::from(id).to_le_bytes());
+        }
+        bytes.extend([255, 8]);
+        for &(id, image, data) in blocks {
+            bytes.resize(bytes.len() + usize::from(image.length()), 0x40 | id);
+            bytes.resize(bytes.len() + usize::from(data), 0x80 | id);
+        }
+        bytes.extend(*b"its own.");
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        bytes
+    }
+
+    fn raw(bytes: &[u8]) -> RawRecord<'_> {
+        RawRecord::new(bytes, Lsn(40), Lsn(80), WalVersion::V15).unwrap()
+    }
+
+    #[test]
+    fn only_the_image_of_one_block_stays_and_all_else_does() {
+        let blocks = [
+            (0, Image::Whole, 0),
+            (1, Image::Compressed, 9),
+            (2, Image::None, 5),
+            (4, Image::Whole, 0),
+        ];
+        let whole = record(&blocks);
+        assert_eq!(raw(&whole).decode().unwrap().blocks.len(), 4, "it is a record");
+        for id in [None, Some(0), Some(1), Some(2), Some(4)] {
+            let mut out = b"before".to_vec();
+            raw(&whole).write_with_image_of(id, &mut out).unwrap();
+            let left = blocks.map(|(own, image, data)| {
+                let image = if Some(own) == id { image } else { Image::None };
+                (own, image, data)
+            });
+            assert!(out == [b"before", record(&left).as_slice()].concat(), "{id:?}");
+            assert!(raw(&out[6..]).decode().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_record_cut_short_is_an_error() {
+        let whole = record(&[(0, Image::Whole, 0), (1, Image::Compressed, 9)]);
+        for length in RECORD_HEADER_BYTES..whole.len() - 8 {
+            let mut cut = whole[..length].to_vec();
+            cut[..4].copy_from_slice(&u32::try_from(length).unwrap().to_le_bytes());
+            assert_eq!(
+                raw(&cut).write_with_image_of(None, &mut Vec::new()).is_err(),
+                raw(&cut).decode().is_err(),
+                "{length}"
+            );
         }
     }
 }

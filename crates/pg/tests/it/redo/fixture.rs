@@ -94,7 +94,7 @@ fn differs_from_15(record: &Record<'_>) -> bool {
 #[test]
 fn captured_records_make_the_captured_pages() {
     let mut kinds = BTreeMap::new();
-    each_captured(|record, index, page| {
+    each_captured(|_raw, record, index, page| {
         let block = &record.blocks[index];
         let kind = record.kind();
         let outcome = redo(record, block.id, page, Options::default()).unwrap();
@@ -121,7 +121,7 @@ fn captured_records_make_the_captured_pages() {
 fn damaged_records_and_pages_are_errors_or_pages_and_never_a_panic() {
     let mut random = 0x2545_F491_4F6C_DD1D_u64;
     let mut errors = 0;
-    each_captured(|record, index, page| {
+    each_captured(|_raw, record, index, page| {
         let block = &record.blocks[index];
         for round in 0..40_u32 {
             let (mut data, mut main) = (block.data.to_vec(), record.main_data.to_vec());
@@ -150,8 +150,27 @@ fn damaged_records_and_pages_are_errors_or_pages_and_never_a_panic() {
     assert!(errors > 500, "{errors}");
 }
 
+#[test]
+fn a_record_without_other_blocks_images_does_the_same() {
+    let (mut shorter, mut bytes) = (0, Vec::new());
+    each_captured(|raw, record, index, page| {
+        let id = record.blocks[index].id;
+        bytes.clear();
+        raw.write_with_image_of(Some(id), &mut bytes).unwrap();
+        shorter += raw.bytes.len() - bytes.len();
+        let excerpt = RawRecord::new(&bytes, raw.lsn, raw.end_lsn, raw.version).unwrap();
+        let excerpt = excerpt.decode().unwrap();
+        assert_eq!(excerpt.blocks.iter().filter(|block| block.image.is_some()).count(), 1);
+        let mut other = *page;
+        let outcome = redo(record, id, page, Options::default());
+        assert_eq!(redo(&excerpt, id, &mut other, Options::default()), outcome);
+        assert!(other == *page, "{}", record.kind());
+    });
+    assert!(shorter > 1 << 20, "{shorter}");
+}
+
 /// Calls with every captured record, block index and page before it.
-fn each_captured(mut call: impl FnMut(&Record<'_>, usize, &mut PageBytes)) {
+fn each_captured(mut call: impl FnMut(&RawRecord<'_>, &Record<'_>, usize, &mut PageBytes)) {
     for (version, captured) in CAPTURED {
         each_captured_of(version, captured, &mut call);
     }
@@ -160,7 +179,7 @@ fn each_captured(mut call: impl FnMut(&Record<'_>, usize, &mut PageBytes)) {
 fn each_captured_of(
     version: WalVersion,
     captured: &[u8],
-    call: &mut impl FnMut(&Record<'_>, usize, &mut PageBytes),
+    call: &mut impl FnMut(&RawRecord<'_>, &Record<'_>, usize, &mut PageBytes),
 ) {
     let bytes = zstd::bulk::decompress(captured, BYTES_MAX).unwrap();
     let mut cursor = Cursor::new(&bytes);
@@ -177,7 +196,7 @@ fn each_captured_of(
             if cursor.bool().unwrap() {
                 page = cursor.array().unwrap();
             }
-            call(&record, index, &mut page);
+            call(&raw, &record, index, &mut page);
         }
     }
 }
