@@ -14,11 +14,13 @@ use pg::wal::segment::WalVersion;
 use runtime::executor;
 use storage::entry::{Entry, OwnedEntry};
 use storage::key::Key;
+use storage::layer::writer::LayerWriter;
 use storage::store::Commit;
 use storage::version::Version;
 
 use crate::error::Error;
 use crate::index::{Effect, Position};
+use crate::keys;
 use crate::limits::{FLUSH_KEYS_AT_ONCE, LEVEL0_LAYERS_MAX, WAL_WRITE_BYTES_MAX};
 use crate::payload;
 use crate::timeline::Timeline;
@@ -128,25 +130,17 @@ impl Timeline {
         catalog: Vec<u8>,
     ) -> io::Result<()> {
         let mut layer = self.store.begin_layer().await?;
-        let (mut positions, mut payload) = (Vec::new(), Vec::new());
+        let (mut touches, mut found, mut payload) = (Vec::new(), Vec::new(), Vec::new());
         let chunks = self.level0.borrow().chunks_set_aside();
         for chunk in chunks {
             let keys = self.level0.borrow().keys_set_aside(chunk);
-            for (count, key) in keys.into_iter().enumerate() {
-                if count % FLUSH_KEYS_AT_ONCE == FLUSH_KEYS_AT_ONCE - 1 {
-                    executor::yield_now().await;
-                }
-                self.level0.borrow().positions_set_aside(key).clone_into(&mut positions);
-                let page = self.page_for_layer(key, &positions).await;
-                let last = positions.pop_if(|_last| page.is_some());
-                for &position in &positions {
-                    records.write_payload(position, &mut payload)?;
-                    self.resolve_copy(key, position.end(), &mut payload).await?;
-                    layer.add(entry_of(key, position, &payload)).await?;
-                }
-                if let (Some(last), Some(payload)) = (last, &page) {
-                    let version = Version(last.end().0);
-                    layer.add(Entry { key, version, whole: true, payload }).await?;
+            for keys in keys.chunks(FLUSH_KEYS_AT_ONCE) {
+                executor::yield_now().await;
+                self.level0.borrow().touches_set_aside(keys, &mut touches);
+                // All at once: each is somewhere else in memory, and so the waiting for one hides that for the others.
+                records.find(&touches, &mut found)?;
+                for of_key in found.chunk_by(|one, next| one.key == next.key) {
+                    self.write_key(records, of_key, &mut layer, &mut payload).await?;
                 }
             }
         }
@@ -157,6 +151,32 @@ impl Timeline {
         let layers = layer.finish().await?.into_iter().collect();
         let flushed_through = Some(Version(through.0));
         self.store.commit(Commit { layers, flushed_through, catalog: Some(catalog) }).await
+    }
+
+    /// What touches one key; `payload` is memory to work in.
+    async fn write_key(
+        &self,
+        records: &Records,
+        touches: &[Found],
+        layer: &mut LayerWriter,
+        payload: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let Some((last, before)) = touches.split_last() else { return Ok(()) };
+        let mut page = None;
+        if keys::slru_page(last.key).is_some() {
+            let positions: Vec<Position> = touches.iter().map(|found| found.position).collect();
+            page = self.page_for_layer(last.key, &positions).await;
+        }
+        for &Found { key, position, place } in if page.is_some() { before } else { touches } {
+            records.write_payload(position, place, payload)?;
+            self.resolve_copy(key, position.end(), payload).await?;
+            layer.add(entry_of(key, position, payload)).await?;
+        }
+        if let Some(payload) = &page {
+            let version = Version(last.position.end().0);
+            layer.add(Entry { key: last.key, version, whole: true, payload }).await?;
+        }
+        Ok(())
     }
 
     /// All records between two positions.
@@ -215,6 +235,13 @@ struct Place {
     length: usize,
 }
 
+/// A record that touches a key.
+struct Found {
+    key: Key,
+    position: Position,
+    place: Place,
+}
+
 impl Records {
     /// Forgets what there is but for the memory; there is to be WAL from one position to another.
     fn begin(&mut self, from: Lsn, through: Lsn) {
@@ -247,13 +274,28 @@ impl Records {
         usize::try_from(lsn.bytes_since(self.from) / STRETCH_BYTES).unwrap_or(usize::MAX)
     }
 
+    /// Where the records of these touches are.
+    fn find(&self, touches: &[(Key, Position)], found: &mut Vec<Found>) -> io::Result<()> {
+        found.clear();
+        for &(key, position) in touches {
+            let missing = || invalid(format!("there is no record at {}", position.start));
+            let place = *self.place(position.start).ok_or_else(missing)?;
+            found.push(Found { key, position, place });
+        }
+        for Found { place, .. } in &*found {
+            let wrong = || invalid(format!("the record at {} has another length", place.start));
+            let told = self.bytes.get(place.offset..).and_then(<[u8]>::first_chunk);
+            let told = told.map(|length| u32::from_le_bytes(*length) as usize);
+            told.filter(|told| *told == place.length).ok_or_else(wrong)?;
+        }
+        Ok(())
+    }
+
     /// The bytes to be stored for a record that touches a key.
-    fn write_payload(&self, position: Position, out: &mut Vec<u8>) -> io::Result<()> {
-        let missing = || invalid(format!("there is no record at {}", position.start));
-        let place = self.place(position.start).ok_or_else(missing)?;
-        let bytes = self.bytes.get(place.offset..place.offset + place.length);
+    fn write_payload(&self, position: Position, place: Place, out: &mut Vec<u8>) -> io::Result<()> {
         out.clear();
-        let bytes = bytes.ok_or_else(missing)?;
+        let bytes = self.bytes.get(place.offset..place.offset + place.length);
+        let bytes = bytes.ok_or_else(|| invalid("a record is cut off"))?;
         payload::write_record(position, place.version, bytes, out).map_err(invalid)
     }
 
