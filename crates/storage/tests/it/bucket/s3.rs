@@ -1,16 +1,21 @@
 //! A bucket on a real S3 server, `/tests/s3`.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as ObjectPath;
-use storage::bucket::{Bucket, Numbered};
+use object_store::{ObjectStore, RetryConfig};
+use storage::bucket::{Bucket, Creation, Fault, Numbered, Patience};
 
-use super::{Folder, bridge, check_bucket, on_a_core, patience};
+use super::{Folder, bridge, check_bucket, on_a_core};
+use proxy::Proxy;
+
+mod proxy;
 
 /// The server, which is killed with the value.
 struct S3Server {
@@ -37,8 +42,18 @@ impl S3Server {
         Some(S3Server { process, endpoint: format!("http://127.0.0.1:{port}") })
     }
 
+    fn address(&self) -> SocketAddr {
+        let address = self.endpoint.strip_prefix("http://").expect("it is ours");
+        address.parse().expect("it is an address")
+    }
+
     /// A new bucket on it, which S3 itself does not make by itself.
     fn bucket(&self, name: &str) -> Bucket {
+        self.bucket_by(&self.endpoint, name, Duration::from_secs(60))
+    }
+
+    /// The same, asked for by way of another address.
+    fn bucket_by(&self, endpoint: &str, name: &str, attempt: Duration) -> Bucket {
         #[expect(clippy::disallowed_methods, reason = "a test asks a server, on no core")]
         let made = Command::new("curl")
             .args(["--silent", "--fail", "--request", "PUT"])
@@ -49,16 +64,16 @@ impl S3Server {
         assert!(made.success(), "the bucket is not made");
         let store = AmazonS3Builder::new()
             .with_bucket_name(name)
-            .with_endpoint(&self.endpoint)
+            .with_endpoint(endpoint)
             .with_allow_http(true)
+            .with_retry(RetryConfig { max_retries: 2, ..RetryConfig::default() })
             .with_region("us-east-1")
             .with_access_key_id("testing")
             .with_secret_access_key("testing")
             .build()
             .expect("an S3 client");
         let store: Arc<dyn ObjectStore> = Arc::new(store);
-        let patience =
-            storage::bucket::Patience { attempt: std::time::Duration::from_secs(60), ..patience() };
+        let patience = Patience { attempt, request: Duration::from_secs(240) };
         Bucket::over(store, ObjectPath::from("pre/fix"), bridge(), patience)
     }
 }
@@ -102,4 +117,45 @@ fn s3_is_a_bucket() {
         assert_eq!((taken.generation, taken.body.as_slice()), (2, &b"layers"[..]));
         first.publish(b"too late").await.expect_err("it was replaced");
     });
+}
+
+/// Answers of 500, lost answers and stalls change nothing but the time that it takes.
+#[test]
+fn s3_that_fails_is_outlasted_and_a_stale_writer_refused() {
+    let Some(server) = S3Server::start() else { return };
+    let proxy = Proxy::start(server.address());
+    let bucket = server.bucket_by(&proxy.endpoint(), "faults", Duration::from_secs(5));
+    on_a_core(async {
+        for number in 0..8_u8 {
+            let name = format!("things/{number:02}");
+            bucket.put(&name, vec![number; 1000]).await.expect("put");
+            assert_eq!(bucket.get(&name, 1000).await, Ok(Some(vec![number; 1000])));
+            let created = bucket.create(&format!("made/{number:02}"), vec![number]).await;
+            assert_eq!(created, Ok(Creation::Created), "an answer that was lost is no other's");
+            let taken = bucket.create(&format!("made/{number:02}"), vec![77]).await;
+            assert_eq!(taken, Ok(Creation::Exists));
+        }
+        assert_eq!(bucket.list("made").await.expect("a list").len(), 8);
+
+        let document = Numbered::new(&bucket, "manifest");
+        let (mut first, _) = document.claim(b"empty").await.expect("a claim");
+        for version in 0..5_u8 {
+            first.publish(&[version]).await.expect("nobody else writes");
+        }
+        first.check().await.expect("nobody else has claimed it");
+        let (mut second, taken) = document.claim(b"empty").await.expect("a claim");
+        assert_eq!((taken.generation, taken.body.as_slice()), (2, &[4][..]));
+        let stale = Fault::Stale { generation: 2 };
+        assert_eq!(first.check().await.expect_err("it was replaced").fault, stale);
+        assert_eq!(first.publish(b"late").await.expect_err("it was replaced").fault, stale);
+        second.publish(b"second's").await.expect("nobody else writes");
+        let newest = document.newest().await.expect("it can be read").expect("there is one");
+        assert_eq!(newest.body, b"second's");
+
+        for number in 0..8 {
+            bucket.delete(&format!("things/{number:02}")).await.expect("delete");
+        }
+        assert_eq!(bucket.list("things").await, Ok(Vec::new()));
+    });
+    assert!(proxy.requests() > 60, "{} requests met hardly a fault", proxy.requests());
 }
