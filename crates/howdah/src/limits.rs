@@ -50,8 +50,9 @@ pub const COMPUTE_STOPPED_POLL: Duration = Duration::from_secs(1);
 pub const COMPUTE_STOPPED_MAX: Duration = Duration::from_secs(10);
 /// First pause before a compute is started that died twice; it doubles up to the maximum.
 pub const COMPUTE_CRASH_PAUSE_MIN: Duration = Duration::from_millis(250);
-/// Longest such pause: clients wait.
-pub const COMPUTE_CRASH_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Longest such pause: clients wait, and with the start after it a failover shall take two seconds at most. It has served
+/// each time, so that to start it is not in vain.
+pub const COMPUTE_CRASH_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A death this long ago says nothing about the next start.
 pub const COMPUTE_CRASH_MEMORY: Duration = Duration::from_secs(60);
 /// Longest message between the starter and who asks it: a line of a compute's log.

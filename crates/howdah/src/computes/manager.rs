@@ -504,9 +504,7 @@ impl Manager {
     fn pause(&self, name: &str) -> Duration {
         let crashes = self.crashes.borrow();
         let recent = crashes.get(name).filter(|(at, _)| at.elapsed() < COMPUTE_CRASH_MEMORY);
-        let Some((_, count @ 2..)) = recent else { return Duration::ZERO };
-        let doubled = 2_u32.saturating_pow(count - 2);
-        COMPUTE_CRASH_PAUSE_MIN.saturating_mul(doubled).min(COMPUTE_CRASH_PAUSE_MAX)
+        recent.map_or(Duration::ZERO, |(_, count)| crash_pause(*count))
     }
 
     /// Looks now and then who is idle, for as long as the core runs.
@@ -625,6 +623,13 @@ fn is_later(lsn: &str, than: &str) -> bool {
     matches!((lsn.parse::<Lsn>(), than.parse::<Lsn>()), (Ok(lsn), Ok(than)) if lsn > than)
 }
 
+/// How long to wait after so many deaths, each soon after a start. One is no reason.
+fn crash_pause(deaths: u32) -> Duration {
+    let Some(more) = deaths.checked_sub(2) else { return Duration::ZERO };
+    let doubled = COMPUTE_CRASH_PAUSE_MIN.saturating_mul(2_u32.saturating_pow(more));
+    doubled.min(COMPUTE_CRASH_PAUSE_MAX)
+}
+
 impl Compute {
     pub(super) fn is_read_only(&self) -> bool {
         self.is_read_only
@@ -660,5 +665,18 @@ impl Compute {
             mode: ready.map(|ready| ready.mode),
             log: launcher.log(&self.name),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_before_a_start_grows_and_leaves_time_for_the_start_within_two_seconds() {
+        let pauses: Vec<Duration> = (0..6).map(crash_pause).collect();
+        let known = [0, 0, 250, 500, 1000, 1000].map(Duration::from_millis);
+        assert_eq!(pauses, known);
+        assert_eq!(crash_pause(u32::MAX), COMPUTE_CRASH_PAUSE_MAX);
     }
 }
