@@ -11,7 +11,8 @@ const DDL: [&str; 9] = [
      CREATE INDEX ON d USING gin (a); CREATE INDEX ON d USING hash (t); CREATE INDEX ON d USING brin (i)",
     "INSERT INTO d SELECT i, md5(i::text), point(i, -i), ARRAY[i, i % 7] FROM generate_series(1, 20000) i",
     "CREATE SEQUENCE s; SELECT nextval('s') FROM generate_series(1, 100)",
-    "UPDATE d SET t = t || 'x' WHERE i % 3 = 0; CREATE UNLOGGED TABLE u AS SELECT * FROM d",
+    "UPDATE d SET t = t || 'x' WHERE i % 3 = 0; CREATE UNLOGGED TABLE u AS SELECT * FROM d; \
+     CREATE INDEX ON u (i); CREATE INDEX ON u USING gin (a)",
     "BEGIN; DELETE FROM d WHERE i % 5 = 0; PREPARE TRANSACTION 'later'",
     "CREATE DATABASE copied STRATEGY file_copy; CREATE DATABASE logged STRATEGY wal_log",
     "CREATE TABLE f AS SELECT * FROM d; VACUUM FULL f",

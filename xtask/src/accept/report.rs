@@ -73,6 +73,12 @@ impl Report {
                 "{lsn}: pg_dumpall ends with the same error on both: the suite was in the middle of something"
             ));
         }
+        if outcome.unlogged > 0 {
+            let count = outcome.unlogged;
+            self.remarks.push(format!(
+                "{lsn}: {count} relations that are not logged are as recovery leaves them"
+            ));
+        }
         if outcome.complaints_of_both > 0 {
             self.remarks.push(format!(
                 "{lsn}: pg_amcheck says the same {} lines of both",
