@@ -283,9 +283,9 @@ mod tests {
     const START: Lsn = Lsn(1 << 24);
 
     /// A layer with one version of two blocks of a relation of three.
-    async fn add_layer(store: &TimelineStore, at: Lsn, byte: u8) {
+    async fn add_layer(store: &TimelineStore, versions: [(u32, Lsn); 2], byte: u8) {
         let mut layer = store.begin_layer().await.expect("begun");
-        for block in [0, 2] {
+        for (block, at) in versions {
             let image = payload::image(&[byte; PAGE_BYTES]);
             let (key, version) = (keys::block(TAG, block), Version(at.0));
             let entry = Entry { key, version, whole: true, payload: &image };
@@ -295,7 +295,7 @@ mod tests {
         let mut catalog = Catalog::default();
         catalog.add_base(TAG, 3);
         let catalog = Some(catalog.to_bytes(Lsn::MAX));
-        let flushed_through = Some(Version(at.0));
+        let flushed_through = Some(Version(versions[1].1.0));
         store.commit(Commit { layers, flushed_through, catalog }).await.expect("committed");
     }
 
@@ -304,8 +304,9 @@ mod tests {
         let layers = directory.join("timelines/main");
         fs::create_dir_all(&layers).await.expect("made");
         let store = TimelineStore::create(&layers).await.expect("created");
-        add_layer(&store, START, 1).await;
-        add_layer(&store, START + 1000, 2).await;
+        add_layer(&store, [(0, START), (2, START)], 1).await;
+        // Whoever looks for versions of the last block up to 500 has to look into this one.
+        add_layer(&store, [(0, START + 400), (2, START + 1000)], 2).await;
         drop(store);
         let manifest = Manifest {
             system_identifier: 1,
@@ -328,7 +329,7 @@ mod tests {
                 let stats = timeline.store.stats();
                 stats.blocks_read + stats.blocks_found
             };
-            let read = async |lsn| timeline.page(TAG, 0, lsn).await.expect("it is there")[0];
+            let read = async |lsn| timeline.page(TAG, 2, lsn).await.expect("it is there")[0];
             // Whoever asks for the past does not spoil what is known of it, nor the other way round.
             assert_eq!(read(START + 500).await, 1);
             let once = looked();
@@ -350,8 +351,8 @@ mod tests {
         let test = async {
             let timeline = timeline().await;
             let ahead = START + 2000;
-            assert_eq!(timeline.page(TAG, 0, ahead).await.expect("it is there")[0], 2);
-            let cached = timeline.pages.borrow_mut().get(TAG, 0, ahead).expect("it was read");
+            assert_eq!(timeline.page(TAG, 2, ahead).await.expect("it is there")[0], 2);
+            let cached = timeline.pages.borrow_mut().get(TAG, 2, ahead).expect("it was read");
             assert_eq!(cached.unchanged_to, START + 1000);
         };
         let options = Options::on(Backend::Simulated);
