@@ -14,6 +14,8 @@ pub const SLRU_FILE_PAGES: u32 = 32;
 pub const WAL_WRITE_BYTES_MAX: usize = 1 << 20;
 /// The same when more is waiting than that: a sync costs nearly the same for more bytes, and while one runs more arrives.
 pub const WAL_GATHERED_BYTES_MAX: usize = 4 << 20;
+/// Zeroes written behind the newest WAL, so that a segment's file grows once in so many bytes of commits: some hundred.
+pub const WAL_ZEROES_AHEAD_BYTES: usize = 256 << 10;
 /// Received WAL taken in before other tasks of the core have a turn: about a millisecond.
 pub const WAL_TAKEN_IN_BYTES: usize = 256 << 10;
 /// Longest message of the replication stream. A walsender sends at most 128 KiB of WAL

@@ -39,7 +39,7 @@ pub struct Intake {
 impl Intake {
     /// Goes on where `ingest` is.
     pub fn new(timeline: &Timeline, ingest: Ingest) -> Intake {
-        Intake { writer: WalWriter::new(timeline.wal_layout.clone()), ingest }
+        Intake { writer: WalWriter::of_stream(timeline.wal_layout.clone()), ingest }
     }
 
     /// Goes on at the durable end; what there is of a record behind the last whole one is taken in again.

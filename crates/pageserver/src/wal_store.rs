@@ -4,6 +4,8 @@
 //! 1. A segment is synced as a whole before a byte is written to the next one; so after a crash only the last
 //!    segment can hold anything that was not synced.
 //! 2. [`WalWriter::append`] returns only when the bytes, the file and its name are durable.
+//!
+//! Behind the end of the WAL its last segment may have zeroes: a file's length says only that the WAL ends no later.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,7 +18,9 @@ use pg::wal::segment::SegmentName;
 use runtime::fs::{self, File, OpenOptions};
 
 use crate::error::Error;
-use crate::limits::{WAL_READ_BLOCKS_MAX, WAL_READ_BYTES, WAL_WRITE_BYTES_MAX};
+use crate::limits::{
+    WAL_READ_BLOCKS_MAX, WAL_READ_BYTES, WAL_WRITE_BYTES_MAX, WAL_ZEROES_AHEAD_BYTES,
+};
 use crate::lineage::Lineage;
 
 /// Name of the folder in the page server's directory.
@@ -197,13 +201,28 @@ async fn set_length(path: &std::path::Path, length: u64) -> io::Result<()> {
 /// Appends received WAL.
 pub struct WalWriter {
     layout: WalLayout,
-    open: Option<(u64, File)>,
+    open: Option<Open>,
+    /// Bytes of zeroes behind what is written.
+    ahead: usize,
+}
+
+/// The segment that is being written.
+struct Open {
+    number: u64,
+    file: File,
+    length: u64,
 }
 
 impl WalWriter {
     /// A writer into an existing directory.
     pub fn new(layout: WalLayout) -> WalWriter {
-        WalWriter { layout, open: None }
+        WalWriter { layout, open: None, ahead: 0 }
+    }
+
+    /// A writer of WAL that comes in small pieces, each of which somebody waits for. To sync a file that has grown takes
+    /// twice as long as one that has not, whose length the file system need not note: so it grows ahead of the WAL.
+    pub fn of_stream(layout: WalLayout) -> WalWriter {
+        WalWriter { layout, open: None, ahead: WAL_ZEROES_AHEAD_BYTES }
     }
 
     /// Writes `wal`, whose first byte is at `start`, and syncs it. Gives the buffer back, for the next
@@ -245,28 +264,41 @@ impl WalWriter {
         part: Vec<u8>,
     ) -> (io::Result<()>, Vec<u8>) {
         let number = at.segment(self.layout.segment_bytes);
-        let file = match self.open.take() {
-            Some((open, file)) if open == number => file,
+        let mut open = match self.open.take() {
+            Some(open) if open.number == number => open,
             // Rule 1 holds: every append has synced what it wrote.
             _ => match self.open_segment(number).await {
-                Ok(file) => file,
+                Ok(open) => open,
                 Err(error) => return (Err(error), part),
             },
         };
-        let (written, part) = file.write_all_at(part, offset).await;
+        let (bytes, mut part) = (part.len(), part);
+        let end = offset + bytes as u64;
+        if end > open.length && bytes < self.ahead {
+            let room = u64::from(self.layout.segment_bytes) - end;
+            part.resize(
+                bytes + usize::try_from(room).map_or(self.ahead, |room| room.min(self.ahead)),
+                0,
+            );
+        }
+        let length = offset + part.len() as u64;
+        let (written, mut part) = open.file.write_all_at(part, offset).await;
+        part.truncate(bytes);
         let result = match written {
-            Ok(()) => file.sync_data().await,
+            Ok(()) => open.file.sync_data().await,
             Err(error) => Err(error),
         };
-        self.open = Some((number, file));
+        open.length = open.length.max(length);
+        self.open = Some(open);
         (result, part)
     }
 
-    async fn open_segment(&self, number: u64) -> io::Result<File> {
+    async fn open_segment(&self, number: u64) -> io::Result<Open> {
         let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
         let file = File::open(self.layout.path(number), options).await?;
         fs::sync_dir(&self.layout.directory).await?;
-        Ok(file)
+        let length = file.len().await?;
+        Ok(Open { number, file, length })
     }
 }
 
@@ -682,6 +714,39 @@ mod tests {
             assert_eq!(freed, 4 * u64::from(SEGMENT_BYTES), "1, 2, and 3 of both");
             assert_eq!(numbers(&layout).await, [4, 5, 6]);
             assert_eq!(names().await.len(), 6, "{:?}", names().await);
+        });
+    }
+
+    #[test]
+    fn zeroes_ahead_of_the_wal_are_never_read_and_never_overwrite_any() {
+        with_segments(1, async move |layout| {
+            let length = async || layout.segments().await.expect("listed").last().copied();
+            let reader = WalReader::new(layout.clone());
+            let (mut at, mut written) = (segment(7), Vec::new());
+            let mut ahead = 0;
+            for (count, bytes) in
+                [10, 5000, 300_000, 10, 200_000, 10, 400_000, 30].iter().enumerate()
+            {
+                let wal = vec![u8::try_from(count).expect("few") + 1; *bytes];
+                written.extend_from_slice(&wal);
+                // Each with a writer of its own every other time, as after a start.
+                let mut writer = WalWriter::of_stream(layout.clone());
+                let (first, second) = wal.split_at(bytes / 2);
+                for part in [first, second] {
+                    writer.append(at, part.to_vec()).await.0.expect("written");
+                    at = at + part.len() as u64;
+                    reader.set_readable(at);
+                    let read = reader.read(segment(7), at).await.expect("it is there");
+                    assert!(read == written.get(..read.len()).expect("no more"));
+                    assert!(reader.read(at, at + 1).await.is_err(), "nothing is behind it");
+                    let (number, length) = length().await.expect("there are some");
+                    assert!(segment(number) + length >= at && length <= u64::from(SEGMENT_BYTES));
+                    ahead = (segment(number) + length).bytes_since(at).max(ahead);
+                }
+            }
+            assert_eq!(ahead, WAL_ZEROES_AHEAD_BYTES as u64);
+            layout.end_at(at).await.expect("cut");
+            assert_eq!(length().await, Some((7, at.bytes_since(segment(7)))));
         });
     }
 
