@@ -17,6 +17,12 @@ async fn question(questions: &mut Receiver<Resolve>, target: &str) -> Resolve {
     question
 }
 
+/// Somebody has asked for the target, and is told where its server is.
+async fn is_found(world: &World, questions: &mut Receiver<Resolve>, target: &str) {
+    let asked = question(questions, target).await;
+    asked.reply.send(Ok(world.server.place())).expect("it waits");
+}
+
 /// Asks, and is answered.
 async fn check(client: &mut Client, sql: &str) {
     client.query(sql).await;
@@ -151,11 +157,7 @@ fn clients_are_let_in_by_the_rules_of_the_database_and_before_anything_is_asked(
 fn clients_are_held_while_a_dead_server_is_replaced() {
     run_with_targets(settings(), async |world, questions| {
         let mut idle = begin(world, "shop@feature").await;
-        question(questions, "feature")
-            .await
-            .reply
-            .send(Ok(world.server.place()))
-            .expect("it waits");
+        is_found(world, questions, "feature").await;
         assert_eq!(idle.answers().await, ["ready I"]);
         check(&mut idle, "before").await;
         let mut inside = world.log_in("shop@feature").await;
@@ -198,7 +200,7 @@ fn a_server_that_lets_nobody_in_is_asked_for_again() {
     });
 }
 
-/// A client waits for a server that is dying; gives the question after that.
+/// A client that waits for a server that is dying; the next will not be.
 async fn come_to_a_dying_server(
     world: &World,
     questions: &mut Receiver<Resolve>,
@@ -206,8 +208,7 @@ async fn come_to_a_dying_server(
 ) -> Client {
     world.server.dying.set(true);
     let client = begin(world, &format!("{base}@feature")).await;
-    let asked = question(questions, "feature").await;
-    asked.reply.send(Ok(world.server.place())).expect("it waits");
+    is_found(world, questions, "feature").await;
     let tried = || world.server.logins.borrow().iter().any(|login| login.contains(base));
     world.until("it is tried", async || tried()).await;
     world.server.dying.set(false);
@@ -232,8 +233,7 @@ fn a_log_in_that_hangs_is_given_up_when_its_server_is_found_dead() {
         let mut client = come_to_a_dying_server(world, questions, "login_hangs").await;
         nothing_asked(questions).await;
         world.pooler.target_lost("feature").await;
-        let next = question(questions, "feature").await;
-        next.reply.send(Ok(world.server.place())).expect("it waits");
+        is_found(world, questions, "feature").await;
         assert_eq!(client.answers().await, ["ready I"]);
         check(&mut client, "hello").await;
     });
@@ -243,11 +243,7 @@ fn a_log_in_that_hangs_is_given_up_when_its_server_is_found_dead() {
 fn a_target_is_released_only_without_clients() {
     run_with_targets(settings(), async |world, questions| {
         let mut client = begin(world, "shop@feature").await;
-        question(questions, "feature")
-            .await
-            .reply
-            .send(Ok(world.server.place()))
-            .expect("it waits");
+        is_found(world, questions, "feature").await;
         assert_eq!(client.answers().await, ["ready I"]);
         check(&mut client, "hello").await;
         assert!(!world.pooler.release_target("feature").await, "it has a client");
@@ -262,11 +258,7 @@ fn a_target_is_released_only_without_clients() {
         world.until("its servers are closed", async || world.server.open.get() == 0).await;
         assert!(world.pools().await.iter().all(|pool| pool.database != "shop@feature"));
         let mut again = begin(world, "shop@feature").await;
-        question(questions, "feature")
-            .await
-            .reply
-            .send(Ok(world.server.place()))
-            .expect("it waits");
+        is_found(world, questions, "feature").await;
         assert_eq!(again.answers().await, ["ready I"]);
     });
 }
@@ -275,11 +267,7 @@ fn a_target_is_released_only_without_clients() {
 fn the_console_shows_targets() {
     run_with_targets(settings(), async |world, questions| {
         let mut client = begin(world, "shop@feature").await;
-        question(questions, "feature")
-            .await
-            .reply
-            .send(Ok(world.server.place()))
-            .expect("it waits");
+        is_found(world, questions, "feature").await;
         assert_eq!(client.answers().await, ["ready I"]);
         let rows = world.console("SHOW DATABASES").await;
         let row = rows.iter().find(|row| row.starts_with("row shop@feature|"));
@@ -298,12 +286,12 @@ fn a_database_without_a_host_is_at_the_default_target() {
     settings.databases.insert("shop".to_owned(), Database::default());
     run_with_targets(settings, async |world, questions| {
         let mut client = begin(world, "shop").await;
-        question(questions, "main").await.reply.send(Ok(world.server.place())).expect("it waits");
+        is_found(world, questions, "main").await;
         assert_eq!(client.answers().await, ["ready I"]);
         check(&mut client, "hello").await;
         world.pooler.target_lost("main").await;
         client.query("held").await;
-        question(questions, "main").await.reply.send(Ok(world.server.place())).expect("it waits");
+        is_found(world, questions, "main").await;
         assert_eq!(client.answers().await, ["row held", "SELECT 1", "ready I"]);
         let mut elsewhere = begin(world, "other").await;
         assert_eq!(elsewhere.answers().await, ["ready I"], "its entry has a host");
