@@ -5,12 +5,12 @@ use std::rc::Rc;
 use pg::lsn::Lsn;
 use pg::wire::replication::POSTGRES_EPOCH_UNIX_MICROS;
 use runtime::{clock, executor};
-use storage::store::scrub::ScrubProgress;
 
 use crate::api::{Attached, Branch, Lease, Moment, Problem, Question, Scrub, Writer};
 use crate::branches::{self, At, BranchError, Branches, Writing};
 use crate::follower::Follower;
 use crate::leases;
+use crate::scrub;
 use crate::time;
 use crate::timeline::Timeline;
 
@@ -106,7 +106,7 @@ pub(crate) async fn answer(follower: Rc<Follower>, question: Question) {
             let is_running = follower.scrub.borrow().running;
             if !is_running {
                 *follower.scrub.borrow_mut() = Scrub { running: true, ..Scrub::default() };
-                executor::spawn_detached(scrub(Rc::clone(&follower)));
+                executor::spawn_detached(scrub::run(Rc::clone(&follower)));
             }
             drop(reply.send(follower.scrub.borrow().clone()));
         }
@@ -151,42 +151,6 @@ async fn moment(branches: &Branches, branch: &str, at: &str) -> Result<Moment, B
     let (lsn, present) = branches.lsn_of(&timeline, At::parse(at)).await?;
     let time = timeline.catalog.borrow().time_at(lsn).map(time::format);
     Ok(Moment { branch: timeline.name.clone(), lsn: lsn.to_string(), time, note: present.note() })
-}
-
-/// Compares the checksums of all layers and catalogs of all timelines, and of all that is in the object store.
-async fn scrub(follower: Rc<Follower>) {
-    let all = follower.branches().map(|branches| branches.all()).unwrap_or_default();
-    let bytes_total = all.iter().map(|timeline| timeline.store.stats().bytes).sum();
-    follower.scrub.borrow_mut().bytes_total = bytes_total;
-    let mut before = 0;
-    for timeline in &all {
-        let report = |progress: ScrubProgress| {
-            follower.scrub.borrow_mut().bytes_done = before + progress.bytes_done;
-        };
-        let damaged = match timeline.store.scrub(report).await {
-            Ok(damaged) => damaged,
-            Err(error) => vec![error.to_string()],
-        };
-        follower.scrub.borrow_mut().damaged.extend(damaged);
-        before += timeline.store.stats().bytes;
-    }
-    if let Some(store) = follower.store() {
-        let more = |bytes| {
-            let mut scrub = follower.scrub.borrow_mut();
-            scrub.bytes_done += bytes;
-            scrub.bytes_total = scrub.bytes_total.max(scrub.bytes_done);
-        };
-        let found = store.scrub(more).await.unwrap_or_else(|error| vec![error.to_string()]);
-        follower.scrub.borrow_mut().damaged.extend(found);
-        // One that cannot be read is damaged enough.
-        let litter = store.litter(&all).await.unwrap_or_default();
-        let mut scrub = follower.scrub.borrow_mut();
-        (scrub.litter_objects, scrub.litter_bytes) = (litter.objects, litter.bytes);
-    }
-    let mut scrub = follower.scrub.borrow_mut();
-    scrub.bytes_done = scrub.bytes_total;
-    scrub.running = false;
-    tracing::info!(bytes = scrub.bytes_total, damaged = scrub.damaged.len(), "checksums compared");
 }
 
 fn told(timeline: &Timeline, lease: &leases::Lease) -> Lease {

@@ -49,6 +49,7 @@ pub mod remote;
 pub mod replica;
 pub mod restore;
 pub mod retention;
+pub mod scrub;
 mod sealed;
 pub mod server;
 pub mod settings;

@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pageserver::api::{Phase, Status};
+use pageserver::api::{Phase, Scrub, Status};
 use pageserver::attachment::{self, Attachment};
 use pageserver::branches::{At, Attached, Present, Writing};
 use pageserver::client::{Client, ClientError, PageStream};
 use pageserver::connection::Login;
 use pageserver::moment::Moment;
+use pageserver::scrub;
 use pageserver::server::Server;
 use pageserver::settings::{Password, Settings};
 use pageserver::tls::Encryption;
@@ -60,6 +61,13 @@ enum Order {
         name: String,
         reply: Reply<Lsn>,
     },
+    /// Up to where a branch is in layers.
+    Layered {
+        name: String,
+        reply: Reply<Lsn>,
+    },
+    /// Compares all checksums.
+    Scrub(Reply<Scrub>),
     /// For so many seconds; none: ends it.
     Lease {
         name: String,
@@ -146,6 +154,17 @@ impl Service {
                             let branches = server.follower().branches().expect("a base backup");
                             drop(reply.send(branches.end_of(&name).expect("there is a branch")));
                         }
+                        Order::Layered { name, reply } => {
+                            let branches = server.follower().branches().expect("a base backup");
+                            let timeline = branches.get(&name).expect("there is a branch");
+                            drop(reply.send(timeline.flushed()));
+                        }
+                        Order::Scrub(reply) => {
+                            let follower = server.follower();
+                            *follower.scrub.borrow_mut() = Scrub::default();
+                            scrub::run(Rc::clone(&follower)).await;
+                            drop(reply.send(follower.scrub.borrow().clone()));
+                        }
                         Order::Lease { name, lsn, seconds, reply } => {
                             let branches = server.follower().branches().expect("a base backup");
                             let branch = branches.find(&name).expect("there is a branch");
@@ -231,6 +250,17 @@ impl Service {
     pub(crate) fn end_of(&self, name: &str) -> Lsn {
         let name = name.to_owned();
         self.ask(|reply| Order::End { name, reply })
+    }
+
+    /// Up to where a branch is in layers.
+    pub(crate) fn layered(&self, name: &str) -> Lsn {
+        let name = name.to_owned();
+        self.ask(|reply| Order::Layered { name, reply })
+    }
+
+    /// Compares all checksums.
+    pub(crate) fn scrub(&self) -> Scrub {
+        self.ask(Order::Scrub)
     }
 
     /// How somebody logs in to read a branch.

@@ -15,7 +15,7 @@ use crate::postgres::{current_lsn, stop_and_verify};
 use crate::service::{Service, block_on, settings};
 
 /// Changes one byte of a file.
-fn flip(path: &Path, offset: u64) {
+pub(super) fn flip(path: &Path, offset: u64) {
     #[expect(clippy::disallowed_methods, reason = "the test damages a file")]
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("it is there");
     let mut byte = [0];

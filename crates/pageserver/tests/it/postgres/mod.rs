@@ -12,6 +12,7 @@ mod past;
 mod promotions;
 mod remote;
 mod restarts;
+mod scrub;
 mod state;
 mod writable;
 
