@@ -5,6 +5,7 @@ mod backup;
 mod branches;
 mod damage;
 mod following;
+mod idle;
 mod kills;
 mod lifecycle;
 mod login;
