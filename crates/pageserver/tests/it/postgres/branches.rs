@@ -2,6 +2,7 @@
 
 use pageserver::branches::Present;
 use pageserver::client::ClientError;
+use pageserver::settings::Settings;
 use pg::lsn::Lsn;
 
 use crate::cluster::{Cluster, Folder};
@@ -142,6 +143,30 @@ fn a_branch_of_now_has_everything_that_was_committed() {
         let backup = format!("now{more}");
         assert_eq!(rows_of(&cluster, &service, "main", &backup), all + more * 20_000);
     }
+    service.stop();
+}
+
+#[test]
+fn a_branch_of_now_waits_for_what_was_committed_or_is_not_made() {
+    let cluster = Cluster::start("stalled", &[], &["autovacuum = off"]);
+    let (tools, folder) = (Tools::of(&cluster), Folder::new("stalled-ps"));
+    cluster.sql("CREATE TABLE t (i int)");
+    let settings =
+        Settings { wait_lsn_timeout_ms: 3000, ..settings(folder.path(), cluster.socket()) };
+    let service = Service::start(settings);
+    service.wait_streaming();
+    // The process that sends the WAL stands still; the server answers all others.
+    let sender = cluster.sql("SELECT active_pid FROM pg_replication_slots");
+    succeed(tools.shell(&format!("kill -STOP {sender}")));
+    cluster.sql("INSERT INTO t VALUES (1)");
+    let committed = current_lsn(&cluster);
+    let refused = service.branch("b", "main", "now").expect_err("the row does not come");
+    assert!(refused.contains("has not arrived yet"), "{refused}");
+    succeed(tools.shell(&format!("kill -CONT {sender}")));
+    service.wait_lsn(committed);
+    let present = service.branch("b", "main", "now").expect("it was not made before");
+    assert_eq!(present, Present::Whole);
+    assert!(service.end_of("b") >= committed);
     service.stop();
 }
 
