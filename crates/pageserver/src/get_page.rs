@@ -4,6 +4,7 @@
 //! Invariant: what is returned is the page as Postgres had it as of the LSN (hint bits aside), or an error. A
 //! page half rebuilt never leaves this file.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use pg::datadir::relation::{Fork, RelTag};
@@ -22,7 +23,7 @@ use crate::error::PageError;
 use crate::history::Origin;
 use crate::index::{Effect, Position};
 use crate::keys;
-use crate::limits::{CLONE_DEPTH_MAX, PAGE_BYTES, REDO_RECORDS_AT_ONCE};
+use crate::limits::{CLONE_DEPTH_MAX, PAGE_BYTES, PAGES_REBUILT_AT_ONCE, REDO_RECORDS_AT_ONCE};
 use crate::page_cache::{Cached, Page};
 use crate::payload::Payload;
 use crate::timeline::Timeline;
@@ -31,14 +32,62 @@ use crate::versions::Version;
 impl Timeline {
     /// A block as of `lsn`, which [`Timeline::lsn_for`] has approved.
     pub async fn page(&self, tag: RelTag, block: u32, lsn: Lsn) -> Result<Rc<Page>, PageError> {
-        let blocks = self.blocks(tag, lsn)?;
-        if block >= blocks {
-            return Err(PageError::BeyondEnd { tag, block, blocks, lsn });
+        let pages = self.pages(tag, &[block], lsn).await?;
+        Ok(pages.into_iter().next().expect("a page for each block"))
+    }
+
+    /// The same of several blocks, in the order asked; index and layers are asked for many of them at once. The error is
+    /// that of the first block that cannot be given.
+    pub async fn pages(
+        &self,
+        tag: RelTag,
+        blocks: &[u32],
+        lsn: Lsn,
+    ) -> Result<Vec<Rc<Page>>, PageError> {
+        let size = self.blocks(tag, lsn)?;
+        let mut pages = Vec::with_capacity(blocks.len());
+        for some in blocks.chunks(PAGES_REBUILT_AT_ONCE) {
+            let mut found = self.find(tag, some, size, lsn).await;
+            for &block in some {
+                if block >= size {
+                    return Err(PageError::BeyondEnd { tag, block, blocks: size, lsn });
+                }
+                let build = Build { timeline: self, tag, block };
+                let page = match found.remove(&block) {
+                    Some(Found::Page(page)) => Ok(page),
+                    Some(Found::Versions(known, versions)) => {
+                        build.rebuild(known, versions, lsn, CLONE_DEPTH_MAX).await
+                    }
+                    None => build.run(lsn, CLONE_DEPTH_MAX).await,
+                };
+                // Whatever came of it, if some of it was removed meanwhile it means nothing.
+                self.check_kept(lsn)?;
+                pages.push(page?);
+            }
         }
-        let page = Build { timeline: self, tag, block }.run(lsn, CLONE_DEPTH_MAX).await;
-        // Whatever came of it, if some of it was removed meanwhile it means nothing.
-        self.check_kept(lsn)?;
-        page
+        Ok(pages)
+    }
+
+    /// What these blocks of a fork of so many are rebuilt from. Where something cannot be read, nothing is found that was to
+    /// be: who reads the blocks one by one learns which of them it is.
+    async fn find(&self, tag: RelTag, blocks: &[u32], size: u32, lsn: Lsn) -> BTreeMap<u32, Found> {
+        let mut found = BTreeMap::new();
+        if blocks.len() == 1 {
+            return found;
+        }
+        let mut missing = BTreeMap::new();
+        for &block in blocks.iter().filter(|block| **block < size) {
+            match (Build { timeline: self, tag, block }.known(lsn)) {
+                Ok(page) => drop(found.insert(block, Found::Page(page))),
+                Err(known) => drop(missing.insert(block, known)),
+            }
+        }
+        let wanted = missing.iter().map(|(&block, known)| (keys::block(tag, block), known.after));
+        let versions = self.versions_of(&wanted.collect::<Vec<_>>(), lsn).await;
+        for ((block, known), versions) in missing.into_iter().zip(versions.unwrap_or_default()) {
+            found.insert(block, Found::Versions(known, versions));
+        }
+        found
     }
 
     /// A page of `pg_xact` as of `lsn`; `None` if there is none.
@@ -47,19 +96,21 @@ impl Timeline {
         if !self.snapshot_at(lsn).await?.directory.has(key) {
             return Ok(None);
         }
-        Ok(Some(page_of(&self.value(key, lsn).await?)))
+        let mut page = Box::new([0; PAGE_BYTES]);
+        set_image(&mut page, &self.value(key, lsn).await?);
+        Ok(Some(page))
     }
 }
 
-fn zeroes() -> Box<Page> {
-    Box::new([0; PAGE_BYTES])
+fn zeroes() -> Rc<Page> {
+    Rc::new([0; PAGE_BYTES])
 }
 
-/// An image as stored: zeroes at its end are left out.
-fn page_of(image: &[u8]) -> Box<Page> {
-    let mut page = zeroes();
-    page[..image.len()].copy_from_slice(image);
-    page
+/// Makes it an image as stored: zeroes at its end are left out.
+fn set_image(page: &mut Page, image: &[u8]) {
+    let (start, rest) = page.split_at_mut(image.len());
+    start.copy_from_slice(image);
+    rest.fill(0);
 }
 
 /// Bytes that should be in a file of ours and are not right, or could not be read.
@@ -79,8 +130,36 @@ pub(crate) struct Build<'t> {
     pub(crate) block: u32,
 }
 
+/// What one block of a batch is made from.
+enum Found {
+    Page(Rc<Page>),
+    Versions(Known, Vec<Version>),
+}
+
+/// What is known of a block before its versions are read.
+struct Known {
+    origin: Origin,
+    cached: Option<Cached>,
+    /// Versions up to here are not needed.
+    after: Lsn,
+    /// Where not all is here yet, there may be more of it later.
+    is_all_here: bool,
+}
+
 impl Build<'_> {
     async fn run(self, lsn: Lsn, depth: u32) -> Result<Rc<Page>, PageError> {
+        let known = match self.known(lsn) {
+            Ok(page) => return Ok(page),
+            Err(known) => known,
+        };
+        let key = keys::block(self.tag, self.block);
+        let versions = self.timeline.versions(key, known.after, lsn).await;
+        let versions = versions.map_err(|error| failure(self.name(), &error))?;
+        self.rebuild(known, versions, lsn, depth).await
+    }
+
+    /// The page if it is at hand as of `lsn`; otherwise what is to be built upon.
+    fn known(self, lsn: Lsn) -> Result<Rc<Page>, Known> {
         let (origin, born) = self.origin_at(lsn);
         // A version at hand is of use if the block was not cut off and made anew since.
         let cached = self.timeline.pages.borrow_mut().get(self.tag, self.block, lsn);
@@ -90,21 +169,28 @@ impl Build<'_> {
             Some(cached) => cached.unchanged_to,
             None => born,
         };
-        // Where not all is here yet, there may be more of it later.
-        let is_all_here = self.timeline.has_all_up_to(lsn);
-        let key = keys::block(self.tag, self.block);
-        let versions = self.timeline.versions(key, after, lsn).await;
-        let versions = versions.map_err(|error| failure(self.name(), &error))?;
+        Err(Known { origin, cached, after, is_all_here: self.timeline.has_all_up_to(lsn) })
+    }
+
+    /// The page as of `lsn`, from its versions since `known.after`.
+    async fn rebuild(
+        self,
+        known: Known,
+        versions: Vec<Version>,
+        lsn: Lsn,
+        depth: u32,
+    ) -> Result<Rc<Page>, PageError> {
+        let Known { origin, cached, is_all_here, .. } = known;
         let (page, as_of) = match cached {
             Some(cached) if versions.is_empty() => (cached.page, Some(cached.as_of)),
             cached => {
                 let mut page = match cached {
                     _ if versions.first().is_some_and(|first| first.whole) => zeroes(),
-                    Some(cached) => Box::new(*cached.page),
+                    Some(cached) => cached.page,
                     None => self.origin(origin, depth).await?,
                 };
                 self.redo_all(&versions, &mut page).await?;
-                (page.into(), versions.last().map(|newest| newest.lsn))
+                (page, versions.last().map(|newest| newest.lsn))
             }
         };
         // What was read of an old moment while the horizon passed it may be anything.
@@ -117,7 +203,12 @@ impl Build<'_> {
     }
 
     /// Brings the page up to the last of its versions.
-    async fn redo_all(self, versions: &[Version], page: &mut Box<Page>) -> Result<(), PageError> {
+    async fn redo_all(self, versions: &[Version], page: &mut Rc<Page>) -> Result<(), PageError> {
+        if versions.is_empty() {
+            return Ok(());
+        }
+        // A copy if it is somebody else's too.
+        let page = Rc::make_mut(page);
         for (count, version) in versions.iter().enumerate() {
             if count % REDO_RECORDS_AT_ONCE == REDO_RECORDS_AT_ONCE - 1 {
                 executor::yield_now().await;
@@ -137,12 +228,12 @@ impl Build<'_> {
         self,
         versions: &[Version],
         (origin, born): (Origin, Lsn),
-    ) -> Result<Box<Page>, PageError> {
+    ) -> Result<Rc<Page>, PageError> {
         let mut page = match &self.timeline.ancestor {
             _ if versions.first().is_some_and(|first| first.whole) => zeroes(),
             Some((ancestor, left)) if *left > born => {
                 let before = Build { timeline: ancestor, ..self };
-                Box::new(*Box::pin(before.run(*left, CLONE_DEPTH_MAX)).await?)
+                Box::pin(before.run(*left, CLONE_DEPTH_MAX)).await?
             }
             _ => self.origin(origin, CLONE_DEPTH_MAX).await?,
         };
@@ -160,7 +251,7 @@ impl Build<'_> {
     }
 
     /// The page before its first version of its own.
-    async fn origin(self, origin: Origin, depth: u32) -> Result<Box<Page>, PageError> {
+    async fn origin(self, origin: Origin, depth: u32) -> Result<Rc<Page>, PageError> {
         let Origin::Copy(source, at) = origin else {
             if matches!(origin, Origin::Base { blocks } if self.block < blocks) {
                 return Err(self.damaged("its copy in the base backup is missing".to_owned()));
@@ -175,15 +266,15 @@ impl Build<'_> {
             return Err(self.damaged("too many copies of copies of databases".to_owned()));
         };
         let source = Build { tag: source, ..self };
-        Ok(Box::new(*Box::pin(source.run(at, depth)).await?))
+        Box::pin(source.run(at, depth)).await
     }
 
-    async fn apply(self, version: &Version, page: &mut Box<Page>) -> Result<(), PageError> {
+    async fn apply(self, version: &Version, page: &mut Page) -> Result<(), PageError> {
         let read = self.timeline.payload(version).await;
         let bytes = read.map_err(|error| failure(self.name(), &error))?;
         match Payload::read(&bytes, version.lsn).map_err(|what| self.damaged(what))? {
             Payload::Image { bytes, copied } => {
-                *page = page_of(bytes);
+                set_image(page, bytes);
                 if copied && !self.has_valid_checksum(page) {
                     let what = "its copy in the base backup does not match its checksum";
                     return Err(self.damaged(what.to_owned()));
@@ -264,11 +355,13 @@ impl Build<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::path::Path;
 
     use pg::datadir::relation::RelNode;
     use runtime::fs;
     use runtime::io::{Backend, Options};
+    use runtime::random::Rng;
     use storage::entry::Entry;
     use storage::store::{Commit, TimelineStore};
     use storage::version::Version;
@@ -299,6 +392,19 @@ mod tests {
         store.commit(Commit { layers, flushed_through, catalog }).await.expect("committed");
     }
 
+    fn manifest() -> Manifest {
+        Manifest {
+            system_identifier: 1,
+            timeline: 1,
+            start: START,
+            end: START,
+            wal_segment_bytes: 16 << 20,
+            server_version: 15_00_00,
+            data_checksums: false,
+            tablespaces: Vec::new(),
+        }
+    }
+
     async fn timeline() -> Timeline {
         let directory = Path::new("/ps");
         let layers = directory.join("timelines/main");
@@ -308,17 +414,7 @@ mod tests {
         // Whoever looks for versions of the last block up to 500 has to look into this one.
         add_layer(&store, [(0, START + 400), (2, START + 1000)], 2).await;
         drop(store);
-        let manifest = Manifest {
-            system_identifier: 1,
-            timeline: 1,
-            start: START,
-            end: START,
-            wal_segment_bytes: 16 << 20,
-            server_version: 15_00_00,
-            data_checksums: false,
-            tablespaces: Vec::new(),
-        };
-        Timeline::open_main(directory, manifest, &Settings::default()).await.expect("opened")
+        Timeline::open_main(directory, manifest(), &Settings::default()).await.expect("opened")
     }
 
     #[test]
@@ -354,6 +450,124 @@ mod tests {
             assert_eq!(timeline.page(TAG, 2, ahead).await.expect("it is there")[0], 2);
             let cached = timeline.pages.borrow_mut().get(TAG, 2, ahead).expect("it was read");
             assert_eq!(cached.unchanged_to, START + 1000);
+        };
+        let options = Options::on(Backend::Simulated);
+        executor::block_on(&options, test).expect("this thread can be a core");
+    }
+    /// Layers with random versions of the blocks below `blocks`, after `from`: images, and now and then something that is
+    /// none.
+    async fn add_random_layers(store: &TimelineStore, rng: &mut Rng, blocks: u64, from: Lsn) {
+        for layer in 0..4 {
+            let mut versions = BTreeMap::new();
+            for _version in 0..150 {
+                let block = u32::try_from(rng.below(blocks)).expect("small");
+                let at = from + 1 + layer * 1000 + rng.below(1000);
+                let is_image = rng.below(60) != 0;
+                let byte = u8::try_from(rng.below(255)).expect("small") + 1;
+                let image = [payload::image(&[byte; PAGE_BYTES]), payload::value(b"no page")];
+                let [image, value] = image;
+                let payload = if is_image { image } else { value };
+                versions.insert((keys::block(TAG, block), Version(at.0)), (is_image, payload));
+            }
+            let mut writer = store.begin_layer().await.expect("begun");
+            for ((key, version), (whole, payload)) in &versions {
+                let entry = Entry { key: *key, version: *version, whole: *whole, payload };
+                writer.add(entry).await.expect("added");
+            }
+            let layers = writer.finish().await.expect("finished").into_iter().collect();
+            let flushed_through = Some(Version(from.0 + (layer + 1) * 1000));
+            store.commit(Commit { layers, flushed_through, catalog: None }).await.expect("kept");
+        }
+    }
+
+    async fn keep_catalog(store: &TimelineStore, catalog: &Catalog) {
+        let catalog = Some(catalog.to_bytes(Lsn::MAX));
+        let commit = Commit { layers: Vec::new(), flushed_through: None, catalog };
+        store.commit(commit).await.expect("kept");
+    }
+
+    /// Writes a timeline, and a branch that leaves it in the middle. The base has holes; the relation is cut off and grows
+    /// again in both.
+    async fn write_branches(directory: &Path, rng: &mut Rng) {
+        let folder = |name: &str| directory.join("timelines").join(name);
+        let mut catalog = Catalog::default();
+        catalog.add_base(TAG, 60);
+        catalog.change(TAG, |history| history.truncate(START + 1500, 20));
+        catalog.change(TAG, |history| history.extend(START + 2200, 90));
+        fs::create_dir_all(&folder("main")).await.expect("made");
+        let store = TimelineStore::create(&folder("main")).await.expect("created");
+        let mut base = store.begin_layer().await.expect("begun");
+        for block in (0..60).filter(|block| block % 17 != 5) {
+            let image = payload::image(&[u8::try_from(block).expect("small"); PAGE_BYTES]);
+            let (key, version) = (keys::block(TAG, block), Version(START.0));
+            let entry = Entry { key, version, whole: true, payload: &image };
+            base.add(entry).await.expect("added");
+        }
+        let layers = base.finish().await.expect("finished").into_iter().collect();
+        let commit = Commit { layers, flushed_through: None, catalog: None };
+        store.commit(commit).await.expect("kept");
+        add_random_layers(&store, rng, 90, START).await;
+        keep_catalog(&store, &catalog).await;
+
+        let from = Rc::new(RefCell::new(catalog));
+        let mut catalog = Catalog::of_branch(from, LEFT);
+        catalog.change(TAG, |history| history.truncate(LEFT + 1200, 50));
+        catalog.change(TAG, |history| history.extend(LEFT + 1700, 100));
+        fs::create_dir_all(&folder("b")).await.expect("made");
+        let store = TimelineStore::create(&folder("b")).await.expect("created");
+        add_random_layers(&store, rng, 100, LEFT).await;
+        keep_catalog(&store, &catalog).await;
+    }
+
+    const LEFT: Lsn = Lsn(START.0 + 2700);
+
+    async fn open(directory: &Path, settings: &Settings) -> [Rc<Timeline>; 2] {
+        let main = Timeline::open_main(directory, manifest(), settings).await.expect("opened");
+        let main = Rc::new(main);
+        let from = (Rc::clone(&main), LEFT);
+        let branch = Timeline::open_branch(directory, "b", from, settings).await.expect("opened");
+        [main, Rc::new(branch)]
+    }
+
+    #[test]
+    fn a_batch_is_what_its_blocks_are_one_by_one() {
+        let test = async {
+            let (directory, mut rng) = (Path::new("/ps"), Rng::seeded(11));
+            write_branches(directory, &mut rng).await;
+            // Room for some of the pages, so that a batch finds some at hand, of this LSN or an earlier one.
+            let some = Settings { page_cache_bytes: 40 * PAGE_BYTES, ..Settings::default() };
+            let none = Settings { page_cache_bytes: 0, ..Settings::default() };
+            let (batches, singles) = (open(directory, &some).await, open(directory, &none).await);
+            let (mut given, mut refused) = (0, 0);
+            for _round in 0..400 {
+                let which = usize::from(rng.below(2) == 0);
+                let start = if which == 0 { START } else { LEFT };
+                let lsn = start + rng.below(4500);
+                let most = if rng.below(4) == 0 { 128 } else { 12 };
+                let count = 1 + rng.below(most);
+                let end = if rng.below(8) == 0 { 110 } else { 50 };
+                let block = |_| u32::try_from(rng.below(end)).expect("small");
+                let blocks: Vec<u32> = (0..count).map(block).collect();
+                let batch = batches[which].pages(TAG, &blocks, lsn).await;
+                let mut one_by_one = Ok(Vec::new());
+                for &block in &blocks {
+                    match (singles[which].page(TAG, block, lsn).await, &mut one_by_one) {
+                        (Ok(page), Ok(pages)) => pages.push(page),
+                        (Err(error), Ok(_)) => one_by_one = Err(error),
+                        (_, Err(_)) => break,
+                    }
+                }
+                *(if batch.is_ok() { &mut given } else { &mut refused }) += 1;
+                let told = |answer: &Result<Vec<Rc<Page>>, PageError>| match answer {
+                    Ok(pages) => {
+                        format!("{:?}", pages.iter().map(|page| page[9]).collect::<Vec<_>>())
+                    }
+                    Err(error) => format!("{error:?}"),
+                };
+                assert_eq!(told(&batch), told(&one_by_one), "{blocks:?} of {which} as of {lsn}");
+                assert!(batch.ok() == one_by_one.ok(), "{blocks:?} of {which} as of {lsn}");
+            }
+            assert!(given > 50 && refused > 50, "{given} given, {refused} refused");
         };
         let options = Options::on(Backend::Simulated);
         executor::block_on(&options, test).expect("this thread can be a core");

@@ -85,6 +85,8 @@ pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub const CLONE_DEPTH_MAX: u32 = 16;
 /// Records applied to one page before other tasks of the core have a turn: some 100 µs of redo.
 pub const REDO_RECORDS_AT_ONCE: usize = 128;
+/// Pages of a batch whose versions are read together: a few blocks of a layer, as many as one page has at the worst.
+pub const PAGES_REBUILT_AT_ONCE: usize = 32;
 /// Differences that a comparison lists; it counts all of them.
 pub const DIFFERENCES_KEPT_MAX: usize = 100;
 

@@ -1,6 +1,9 @@
 //! One version of one key.
 
+use std::rc::Rc;
+
 use crate::key::Key;
+use crate::layer::block::Block;
 use crate::version::Version;
 
 /// A version that owns its bytes.
@@ -12,6 +15,24 @@ pub struct OwnedEntry {
     pub whole: bool,
     /// The owner's bytes.
     pub payload: Vec<u8>,
+}
+
+/// A version where it was read: it keeps the block that it is in in memory.
+#[derive(Clone, Debug)]
+pub struct FoundEntry {
+    block: Rc<Block>,
+    number: usize,
+}
+
+impl FoundEntry {
+    /// Entry `number` of a block, if it has so many.
+    pub(crate) fn new(block: &Rc<Block>, number: usize) -> Option<FoundEntry> {
+        (number < block.len()).then(|| FoundEntry { block: Rc::clone(block), number })
+    }
+
+    pub fn entry(&self) -> Entry<'_> {
+        self.block.get(self.number).expect("a block never loses an entry")
+    }
 }
 
 /// The same, borrowed from the block that it is in.

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use runtime::{executor, fs};
 
 use crate::cache::Recent;
-use crate::entry::OwnedEntry;
+use crate::entry::{FoundEntry, OwnedEntry};
 use crate::key::Key;
 use crate::layer::block::Block;
 use crate::layer::reader::Layer;
@@ -312,10 +312,26 @@ impl TimelineStore {
         at: Version,
         newer_than: &[Option<Version>],
     ) -> io::Result<Vec<Vec<OwnedEntry>>> {
+        let found = self.find(keys, at, newer_than).await?;
+        let to_owned = |all: Vec<FoundEntry>| all.iter().map(|it| it.entry().to_owned()).collect();
+        Ok(found.into_iter().map(to_owned).collect())
+    }
+
+    /// The same, left in the blocks that they were read with: of each layer that counts for a key, those that have versions
+    /// of it. Sorted keys find a block that they share in memory.
+    ///
+    /// # Errors
+    /// Those of [`TimelineStore::read`].
+    pub async fn find(
+        &self,
+        keys: &[Key],
+        at: Version,
+        newer_than: &[Option<Version>],
+    ) -> io::Result<Vec<Vec<FoundEntry>>> {
         let mut all = Vec::with_capacity(keys.len());
         for (number, &key) in keys.iter().enumerate() {
             let after = newer_than.get(number).copied().flatten();
-            all.push(self.inner.read(key, at, after).await?);
+            all.push(self.inner.find(key, at, after).await?);
         }
         Ok(all)
     }
@@ -348,12 +364,12 @@ impl TimelineStore {
 }
 
 impl Inner {
-    async fn read(
+    async fn find(
         self: &Rc<Self>,
         key: Key,
         at: Version,
         after: Option<Version>,
-    ) -> io::Result<Vec<OwnedEntry>> {
+    ) -> io::Result<Vec<FoundEntry>> {
         loop {
             let layers = self.map.borrow().search(key, at, after);
             let mut read = Read { key, at, after, found: Vec::new() };
@@ -548,12 +564,12 @@ struct Read {
     at: Version,
     /// Nothing at or below this is wanted (any more: a whole version was found there).
     after: Option<Version>,
-    found: Vec<OwnedEntry>,
+    found: Vec<FoundEntry>,
 }
 
 impl Read {
     /// Takes the key's versions in a block, the newest first; answers whether earlier blocks of the layer are of no interest.
-    fn take(&mut self, block: &Block) -> bool {
+    fn take(&mut self, block: &Rc<Block>) -> bool {
         let mut number = block.rank(self.key, self.at);
         while let Some(before) = number.checked_sub(1) {
             number = before;
@@ -563,7 +579,7 @@ impl Read {
             if self.after.is_some_and(|after| entry.version <= after) {
                 return true;
             }
-            self.found.push(entry.to_owned());
+            self.found.extend(FoundEntry::new(block, number));
             if entry.whole {
                 self.after = Some(entry.version);
                 return true;
@@ -573,10 +589,10 @@ impl Read {
     }
 
     /// The oldest first; of two of the same version the whole one counts.
-    fn end(mut self) -> Vec<OwnedEntry> {
-        self.found.sort_by_key(|entry| (entry.version, !entry.whole));
-        self.found.dedup_by_key(|entry| entry.version);
-        let whole = self.found.iter().rposition(|entry| entry.whole).unwrap_or(0);
+    fn end(mut self) -> Vec<FoundEntry> {
+        self.found.sort_by_key(|found| (found.entry().version, !found.entry().whole));
+        self.found.dedup_by_key(|found| found.entry().version);
+        let whole = self.found.iter().rposition(|found| found.entry().whole).unwrap_or(0);
         self.found.split_off(whole)
     }
 }

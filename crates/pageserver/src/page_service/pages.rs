@@ -1,5 +1,7 @@
 //! The page stream: requests in, replies out, until the client ends it (format in [`pg::wire::pagestream`]).
 
+use std::rc::Rc;
+
 use pg::datadir::slru::SEGMENT_PAGES;
 use pg::lsn::Lsn;
 use pg::sqlstate::SqlState;
@@ -8,20 +10,22 @@ use pg::wire::error::Report;
 use pg::wire::frontend::kind;
 use pg::wire::pagestream::{self, Answer, Question, Reply, Request};
 use pg::wire::replication::command::Options;
+use pg::wire::write::message;
 use runtime::clock;
 
 use super::session::{End, Session, violation};
 use super::target::MAIN;
 use crate::error::PageError;
-use crate::limits::STREAM_REPLY_BYTES_MAX;
+use crate::limits::{PAGE_BYTES, STREAM_REPLY_BYTES_MAX};
 use crate::moment::transaction_logs::TransactionLogs;
+use crate::page_cache::Page;
 
 enum Found {
     Exists(bool),
     Blocks(u32),
     Bytes(u64),
-    Pages,
-    LogSegment,
+    Pages(Vec<Rc<Page>>),
+    LogSegment(Vec<u8>),
 }
 
 impl Session<'_> {
@@ -76,35 +80,40 @@ impl Session<'_> {
 
     /// Appends the reply to one request.
     async fn answer(&mut self, request: &Request<'_>) {
+        let found = self.find(request).await;
+        let (segment, text, detail);
         let mut pages = Vec::new();
-        let found = self.find(request, &mut pages).await;
-        let (message, detail);
         let (lsn, answer) = match found {
             Ok((lsn, Found::Exists(exists))) => (lsn, Answer::Exists(exists)),
             Ok((lsn, Found::Blocks(blocks))) => (lsn, Answer::Blocks(blocks)),
             Ok((lsn, Found::Bytes(bytes))) => (lsn, Answer::DatabaseBytes(bytes)),
-            Ok((lsn, Found::Pages)) => (lsn, Answer::Pages(&pages)),
-            Ok((lsn, Found::LogSegment)) => (lsn, Answer::LogSegment(&pages)),
+            Ok((lsn, Found::Pages(found))) => {
+                pages = found;
+                (lsn, Answer::Pages(&[]))
+            }
+            Ok((lsn, Found::LogSegment(found))) => {
+                segment = found;
+                (lsn, Answer::LogSegment(&segment))
+            }
             Err(error) => {
                 self.service.follower.page_errors.update(|errors| errors + 1);
                 let report = error.report();
-                message = report.message;
+                text = report.message;
                 detail = report.detail.unwrap_or_default();
                 let (sqlstate, lsn) = (report.sqlstate, request.lsn);
-                let (message, detail) = (message.as_bytes(), detail.as_bytes());
+                let (message, detail) = (text.as_bytes(), detail.as_bytes());
                 (lsn, Answer::Error { sqlstate, message, detail })
             }
         };
-        let mut data = Vec::with_capacity(pages.len() + 32);
-        Reply { id: request.id, lsn, answer }.write(&mut data);
-        backend::write::copy_data(&mut self.out, &data);
+        self.out.reserve(pages.len() * PAGE_BYTES + 32);
+        message(&mut self.out, backend::kind::COPY_DATA, |out| {
+            Reply { id: request.id, lsn, answer }.write(out);
+            // The largest answer by far is not put together before.
+            pages.iter().for_each(|page| out.extend_from_slice(&page[..]));
+        });
     }
 
-    async fn find(
-        &self,
-        request: &Request<'_>,
-        pages: &mut Vec<u8>,
-    ) -> Result<(Lsn, Found), PageError> {
+    async fn find(&self, request: &Request<'_>) -> Result<(Lsn, Found), PageError> {
         let branches = self.service.follower.branches().ok_or(PageError::NotReady)?;
         let gone = || PageError::NoBranch { branch: self.target.branch.clone() };
         let timeline = branches.get(&self.target.branch).ok_or_else(gone)?;
@@ -116,22 +125,22 @@ impl Session<'_> {
                 Found::Bytes(timeline.database_bytes(tablespace, database, lsn))
             }
             Question::Pages(relation, blocks) => {
-                for block in blocks.iter() {
-                    let begin = clock::precise();
-                    pages.extend_from_slice(&timeline.page(relation, block, lsn).await?[..]);
-                    if let Some(seconds) = &*self.service.follower.page_seconds.borrow() {
-                        seconds.observe((clock::precise() - begin).as_secs_f64());
-                    }
+                let blocks: Vec<u32> = blocks.iter().collect();
+                let begin = clock::precise();
+                let pages = timeline.pages(relation, &blocks, lsn).await?;
+                if let Some(seconds) = &*self.service.follower.page_seconds.borrow() {
+                    // Each page with its share of the batch.
+                    let share = (clock::precise() - begin).as_secs_f64() / blocks.len() as f64;
+                    blocks.iter().for_each(|_page| seconds.observe(share));
                 }
                 let served = &self.service.follower.pages_served;
                 served.set(served.get() + blocks.len() as u64);
-                Found::Pages
+                Found::Pages(pages)
             }
             Question::LogSegment { log, segment } => {
                 let first = segment.saturating_mul(SEGMENT_PAGES);
                 let logs = TransactionLogs::as_of(&timeline, lsn).await?;
-                pages.append(&mut logs.segment(log, first).await?);
-                Found::LogSegment
+                Found::LogSegment(logs.segment(log, first).await?)
             }
         };
         Ok((lsn, found))

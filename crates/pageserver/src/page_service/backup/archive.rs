@@ -14,7 +14,7 @@ use super::Sink;
 use super::contents::{Archive, Contents, Piece};
 use super::manifest::Sum;
 use crate::error::PageError;
-use crate::limits::{BACKUP_MESSAGE_BYTES, PAGE_BYTES};
+use crate::limits::{BACKUP_MESSAGE_BYTES, BATCH_BLOCKS_MAX, PAGE_BYTES};
 use crate::moment::Moment;
 use crate::{lineage, promotion};
 
@@ -194,10 +194,12 @@ impl Writer<'_, '_, '_> {
     ) -> Result<(), Failure> {
         let bytes = u64::from(blocks) * PAGE_BYTES as u64;
         let mut sum = self.begin(path, bytes).await?;
-        for block in first..first + blocks {
-            let page = moment.timeline.page(piece.source, block, moment.lsn).await?;
-            sum.update(&page[..]);
-            self.sink.write(&page[..]).await?;
+        let all: Vec<u32> = (first..first + blocks).collect();
+        for some in all.chunks(BATCH_BLOCKS_MAX.into()) {
+            for page in moment.timeline.pages(piece.source, some, moment.lsn).await? {
+                sum.update(&page[..]);
+                self.sink.write(&page[..]).await?;
+            }
         }
         self.end(path, bytes, sum);
         Ok(())
