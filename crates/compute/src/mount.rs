@@ -316,14 +316,8 @@ impl FileSystem {
             let Piece { tag, block, count, fork_blocks, offset } = *piece;
             let read = self.pages.read(tag, block, count, fork_blocks).await;
             let pages = read.map_err(|_refused| Errno::Io)?;
-            // A read need not begin or end with a page.
-            let skipped = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let at = usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX);
-            let source = pages.get(skipped..).unwrap_or_default();
-            let target = data.get_mut(at..).unwrap_or_default();
-            let length = source.len().min(target.len());
-            if let (Some(target), Some(source)) = (target.get_mut(..length), source.get(..length)) {
-                target.copy_from_slice(source);
+            for (offset, page) in (offset..).step_by(PAGE_BYTES).zip(pages) {
+                put_page(&mut data, start, offset, &page);
             }
         }
         Ok(data)
@@ -497,6 +491,18 @@ fn answer_without_looking(reply: Reply<'_>, operation: &Operation<'_>) -> io::Re
         Operation::FileSystem => reply.file_system(),
         Operation::Other(_) => reply.error(Errno::NotImplemented),
         _ => reply.done(),
+    }
+}
+
+/// Puts a page at `offset` of a file into `data`, which begins at `start` of it: a read need not begin or end with a page.
+fn put_page(data: &mut [u8], start: u64, offset: u64, page: &[u8]) {
+    let skipped = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let at = usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX);
+    let source = page.get(skipped..).unwrap_or_default();
+    let target = data.get_mut(at..).unwrap_or_default();
+    let length = source.len().min(target.len());
+    if let (Some(target), Some(source)) = (target.get_mut(..length), source.get(..length)) {
+        target.copy_from_slice(source);
     }
 }
 

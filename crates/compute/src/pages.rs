@@ -21,7 +21,7 @@ use runtime::executor;
 
 use crate::boot_set::BootSet;
 use crate::limits::{
-    FETCH_BLOCKS_MAX, PAGE_BYTES, PAGES_AHEAD_MAX, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STREAMS_MAX,
+    FETCH_BLOCKS_MAX, PAGES_AHEAD_MAX, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STREAMS_MAX,
     WINDOW_BLOCKS_MAX,
 };
 
@@ -48,10 +48,13 @@ struct Streams {
     waiting: VecDeque<Waker>,
 }
 
+/// A page's bytes, which go from hand to hand: only the kernel gets a copy.
+type Page = Box<[u8]>;
+
 /// Pages that were read before they were asked for.
 #[derive(Default)]
 struct Ahead {
-    pages: BTreeMap<(RelTag, u32), Box<[u8]>>,
+    pages: BTreeMap<(RelTag, u32), Page>,
     /// In the order of arrival: the oldest goes first.
     order: VecDeque<(RelTag, u32)>,
     /// Pages that were asked for and are not here yet.
@@ -110,7 +113,7 @@ impl Pages {
             let answer = self.fetch(tag, blocks).await;
             let mut ahead = self.ahead.borrow_mut();
             if let Ok(pages) = answer {
-                for (block, page) in blocks.iter().zip(pages.chunks_exact(PAGE_BYTES)) {
+                for (block, page) in blocks.iter().zip(pages) {
                     ahead.keep(tag, *block, page);
                 }
             }
@@ -128,7 +131,7 @@ impl Pages {
         first: u32,
         count: u32,
         blocks: u32,
-    ) -> Result<Vec<u8>, Refused> {
+    ) -> Result<Vec<Page>, Refused> {
         if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
             (first..first + count).for_each(|block| recorded.add(tag, block));
         }
@@ -157,7 +160,7 @@ impl Pages {
     }
 
     /// Asks until there is an answer.
-    async fn fetch(&self, tag: RelTag, blocks: &[u32]) -> Result<Vec<u8>, Refused> {
+    async fn fetch(&self, tag: RelTag, blocks: &[u32]) -> Result<Vec<Page>, Refused> {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             let taken = self.take().await;
@@ -202,12 +205,17 @@ struct Taken<'p> {
 }
 
 impl Taken<'_> {
-    async fn ask(mut self, tag: RelTag, blocks: &[u32], lsn: Lsn) -> Result<Vec<u8>, ClientError> {
+    async fn ask(
+        mut self,
+        tag: RelTag,
+        blocks: &[u32],
+        lsn: Lsn,
+    ) -> Result<Vec<Page>, ClientError> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => Client::log_in(&self.pages.login).await?.into_stream().await?,
         };
-        let answer = stream.pages(tag, blocks, lsn).await;
+        let answer = stream.pages_apart(tag, blocks, lsn).await;
         // After a refusal the stream goes on; a connection that failed is not used again.
         if !matches!(answer, Err(ClientError::Connection(_))) {
             self.stream = Some(stream);
@@ -231,18 +239,12 @@ impl Drop for Taken<'_> {
 
 impl Ahead {
     /// All of the asked blocks, if all are at hand. They are not kept: Postgres has them now.
-    fn take(&mut self, tag: RelTag, first: u32, count: u32) -> Option<Vec<u8>> {
+    fn take(&mut self, tag: RelTag, first: u32, count: u32) -> Option<Vec<Page>> {
         let asked = first..first.checked_add(count)?;
         if !asked.clone().all(|block| self.pages.contains_key(&(tag, block))) {
             return None;
         }
-        let mut pages = Vec::with_capacity(PAGE_BYTES * usize::try_from(count).ok()?);
-        for block in asked {
-            if let Some(page) = self.pages.remove(&(tag, block)) {
-                pages.extend_from_slice(&page);
-            }
-        }
-        Some(pages)
+        asked.map(|block| self.pages.remove(&(tag, block))).collect()
     }
 
     /// Notes a read, and answers which blocks to ask for now, before they are read: more and more while a fork is read
@@ -291,8 +293,8 @@ impl Ahead {
         (first..first + count).find_map(|block| self.coming.get(&(tag, block)).cloned())
     }
 
-    fn keep(&mut self, tag: RelTag, block: u32, page: &[u8]) {
-        if self.pages.insert((tag, block), page.into()).is_none() {
+    fn keep(&mut self, tag: RelTag, block: u32, page: Page) {
+        if self.pages.insert((tag, block), page).is_none() {
             self.order.push_back((tag, block));
         }
         while self.order.len() > PAGES_AHEAD_MAX {
@@ -324,6 +326,7 @@ impl std::fmt::Debug for Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::PAGE_BYTES;
     use pg::datadir::relation::{Fork, RelNode};
 
     fn tag() -> RelTag {
@@ -371,14 +374,14 @@ mod tests {
     #[test]
     fn pages_read_ahead_are_given_once_and_the_oldest_are_dropped() {
         let mut ahead = Ahead::default();
-        let page = |fill: u8| vec![fill; PAGE_BYTES];
-        ahead.keep(tag(), 10, &page(1));
-        ahead.keep(tag(), 11, &page(2));
+        let page = |fill: u8| Page::from([fill; PAGE_BYTES]);
+        ahead.keep(tag(), 10, page(1));
+        ahead.keep(tag(), 11, page(2));
         assert_eq!(ahead.take(tag(), 11, 2), None, "one of the two is missing");
-        assert_eq!(ahead.take(tag(), 10, 2), Some([page(1), page(2)].concat()));
+        assert_eq!(ahead.take(tag(), 10, 2), Some(vec![page(1), page(2)]));
         assert_eq!(ahead.take(tag(), 10, 1), None, "it was given away");
         for block in 0..2 * u32::try_from(PAGES_AHEAD_MAX).expect("small") {
-            ahead.keep(tag(), block, &page(3));
+            ahead.keep(tag(), block, page(3));
         }
         assert!(ahead.pages.len() <= PAGES_AHEAD_MAX && ahead.order.len() <= PAGES_AHEAD_MAX);
     }

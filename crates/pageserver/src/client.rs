@@ -191,10 +191,31 @@ impl PageStream {
         blocks: &[u32],
         lsn: Lsn,
     ) -> Result<Vec<u8>, ClientError> {
+        self.ask_pages(tag, blocks, lsn, <[u8]>::to_vec).await
+    }
+
+    /// The same, each by itself.
+    pub async fn pages_apart(
+        &mut self,
+        tag: RelTag,
+        blocks: &[u32],
+        lsn: Lsn,
+    ) -> Result<Vec<Box<[u8]>>, ClientError> {
+        let apart = |pages: &[u8]| pages.chunks_exact(PAGE_BYTES).map(Box::from).collect();
+        self.ask_pages(tag, blocks, lsn, apart).await
+    }
+
+    async fn ask_pages<T>(
+        &mut self,
+        tag: RelTag,
+        blocks: &[u32],
+        lsn: Lsn,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, ClientError> {
         let expected = blocks.len() * PAGE_BYTES;
         let question = Question::Pages(tag, Blocks::List(blocks));
         self.ask(question, lsn, |answer| match answer {
-            Answer::Pages(pages) if pages.len() == expected => Some(pages.to_vec()),
+            Answer::Pages(pages) if pages.len() == expected => Some(take(pages)),
             _ => None,
         })
         .await
