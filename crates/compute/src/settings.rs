@@ -46,11 +46,6 @@ pub fn settings(
     prepared_transactions: usize,
 ) -> Vec<(String, String)> {
     let shown = |path: &PathBuf| path.display().to_string();
-    let parameters = &control.parameters;
-    // A server refuses to start with fewer than there are to be taken over.
-    let prepared = i32::try_from(prepared_transactions).unwrap_or(i32::MAX);
-    let prepared = prepared.max(parameters.max_prepared_transactions);
-    let wal_level = if parameters.wal_level >= 2 { "logical" } else { "replica" };
     let standby = wanted.standby.as_deref().map_or_else(String::new, quoted);
     let fixed = [
         // Where things are. A packager's configuration file may name other places.
@@ -70,11 +65,6 @@ pub fn settings(
         ("full_page_writes", "off".to_owned()),
         ("restart_after_crash", "off".to_owned()),
         ("archive_mode", "off".to_owned()),
-        ("wal_level", wal_level.to_owned()),
-        ("max_wal_senders", parameters.max_wal_senders.max(WALSENDERS_MIN).to_string()),
-        ("max_prepared_transactions", prepared.to_string()),
-        // Without it what is known of earlier commits could not be asked for.
-        ("track_commit_timestamp", on_off(parameters.track_commit_timestamp).to_owned()),
         ("synchronous_standby_names", standby),
         // No crash recovery has to be kept short by checkpoints; the amount of WAL still asks for them.
         ("checkpoint_timeout", "1h".to_owned()),
@@ -87,16 +77,37 @@ pub fn settings(
     ];
     let following = wanted.follows.iter();
     let following = following.flat_map(|branch| replica::settings(login, branch, &places.password));
-    let fixed = fixed.into_iter().chain(following);
+    let inherited = inherited(control, prepared_transactions);
+    let fixed = fixed.into_iter().chain(inherited).chain(following);
     let mut all: Vec<_> = fixed.map(|(name, value)| (name.to_owned(), value)).collect();
     all.extend(wanted.settings.iter().cloned());
     if wanted.follows.is_some() {
         // Recovery takes the tablespaces of the mount, which are directories, for remains else (`CheckTablespaceDirectory`).
         all.push(("allow_in_place_tablespaces".to_owned(), "on".to_owned()));
-        let minimums = replica::minimums(parameters, &all);
+        let minimums = replica::minimums(&control.parameters, &all);
         all.extend(minimums);
     }
     all
+}
+
+/// What the next server of a branch must have because the last one had it, wherever its files are.
+#[must_use]
+pub fn inherited(
+    control: &ControlFile,
+    prepared_transactions: usize,
+) -> [(&'static str, String); 4] {
+    let parameters = &control.parameters;
+    // A server refuses to start with fewer than there are to be taken over.
+    let prepared = i32::try_from(prepared_transactions).unwrap_or(i32::MAX);
+    let prepared = prepared.max(parameters.max_prepared_transactions);
+    let wal_level = if parameters.wal_level >= 2 { "logical" } else { "replica" };
+    [
+        ("wal_level", wal_level.to_owned()),
+        ("max_wal_senders", parameters.max_wal_senders.max(WALSENDERS_MIN).to_string()),
+        ("max_prepared_transactions", prepared.to_string()),
+        // Without it what is known of earlier commits could not be asked for.
+        ("track_commit_timestamp", on_off(parameters.track_commit_timestamp).to_owned()),
+    ]
 }
 
 fn on_off(on: bool) -> &'static str {

@@ -152,7 +152,6 @@ fn spawn(options: &Options) -> Result<Child> {
         ("log_destination", "stderr".to_owned()),
         ("logging_collector", "off".to_owned()),
         ("log_line_prefix", "%m [%p] ".to_owned()),
-        ("wal_level", "replica".to_owned()),
         ("archive_mode", "off".to_owned()),
         // The directory is scratch: after a crash it is thrown away, not recovered.
         ("fsync", "off".to_owned()),
@@ -161,12 +160,19 @@ fn spawn(options: &Options) -> Result<Child> {
         ("synchronous_commit", "on".to_owned()),
         ("synchronous_standby_names", options.standby.as_deref().map_or_else(String::new, quoted)),
     ];
+    let control = control(options)?;
+    // Those that were prepared were so under the limit that the control file has.
+    settings.extend(compute::settings::inherited(&control, 0));
     if options.follows {
         settings.extend(replica::settings(&options.login, &options.branch, &options.password()));
     }
     let own = options.settings.iter().map(|(name, value)| (name.as_str(), value.clone()));
     settings.extend(own);
-    let minimums = minimums(options)?;
+    let minimums = if options.follows {
+        replica::minimums(&control.parameters, &options.settings)
+    } else {
+        Vec::new()
+    };
     settings.extend(minimums.iter().map(|(name, value)| (name.as_str(), value.clone())));
     let mut command = Command::new(&program)
         .arg("-D")
@@ -182,16 +188,12 @@ fn spawn(options: &Options) -> Result<Child> {
     command.spawn().or_fail(format_args!("could not start \"{}\"", program.display()))
 }
 
-/// What a replica must have at least of some settings.
-fn minimums(options: &Options) -> Result<Vec<(String, String)>> {
-    if !options.follows {
-        return Ok(Vec::new());
-    }
+/// What the restored directory says of its last server.
+fn control(options: &Options) -> Result<ControlFile> {
     let path = options.data().join("global/pg_control");
     let bytes = fs::read(&path).or_fail(format_args!("could not read \"{}\"", path.display()))?;
     let control = ControlFile::parse(&bytes);
-    let control = control.or_fail(format_args!("could not read \"{}\"", path.display()))?;
-    Ok(replica::minimums(&control.parameters, &options.settings))
+    control.or_fail(format_args!("could not read \"{}\"", path.display()))
 }
 
 /// A name in a list of standbys, where a quote is doubled.

@@ -99,11 +99,20 @@ fn a_replica_shows_what_is_committed_and_takes_no_writes() {
     }
 }
 
-/// On mounts where there are any.
 #[test]
 fn a_replica_of_a_branch_follows_one_writer_after_another() {
+    follows_one_writer_after_another("directory");
+}
+
+/// On mounts where there are any.
+#[test]
+fn a_replica_on_a_mount_follows_one_writer_after_another() {
+    follows_one_writer_after_another("auto");
+}
+
+fn follows_one_writer_after_another(mode: &str) {
     let folder = Folder::new();
-    let instance = start_in("auto", &folder);
+    let instance = start_in(mode, &folder);
     instance.sql("ALTER SYSTEM SET max_prepared_transactions = 20");
     instance.post("/v1/postgres/stop");
     instance.post("/v1/postgres/start");
