@@ -31,7 +31,7 @@ pub(super) fn run(json: bool, api: &Api) -> Result<()> {
         output::json(&json!(scrub));
     } else {
         let (bytes, damaged) = (scrub.bytes_total, scrub.damaged.len());
-        output::line(format!("{bytes} bytes of layers compared, {damaged} damaged"));
+        output::line(format!("{bytes} bytes of layers and WAL compared, {damaged} damaged"));
         scrub.damaged.iter().for_each(|what| output::line(format!("  {what}")));
         if scrub.litter_objects > 0 {
             let (objects, bytes) = (scrub.litter_objects, scrub.litter_bytes);
