@@ -143,7 +143,8 @@ pub async fn recover(timeline: &Timeline) -> Result<Ingest, Error> {
         .filter(|(number, _)| *number >= start.segment(timeline.manifest.wal_segment_bytes));
     let Some((number, bytes)) = last else { return Ok(Ingest::new(timeline, start)) };
     let last_start = Lsn(number * u64::from(timeline.manifest.wal_segment_bytes));
-    let on_disk = last_start + bytes;
+    // Whatever a file has beyond its segment is no WAL.
+    let on_disk = last_start + bytes.min(u64::from(timeline.manifest.wal_segment_bytes));
     if on_disk < start {
         // The disk lost WAL whose pages are in layers already; its segment is received again.
         return Ok(Ingest::new(timeline, start));

@@ -30,10 +30,18 @@ pub(crate) struct Folder(PathBuf);
 impl Folder {
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Short: a unix socket's path must fit into 103 bytes.
-        let path = std::env::temp_dir().join(format!("howdah-it-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).expect("there is room for temporary files");
+        // A process of this number may have been killed and have left some behind.
+        let path = loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            // Short: a unix socket's path must fit into 103 bytes.
+            let name = format!("howdah-it-{}-{number}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match fs::create_dir(&path) {
+                Ok(()) => break path,
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("there is room for temporary files: {error}"),
+            }
+        };
         // Whoever runs the server must be able to enter.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
         Self(path)
