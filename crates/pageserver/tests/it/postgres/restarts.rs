@@ -40,7 +40,7 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 fn tear(folder: &Path) {
     const SEGMENT_BYTES: usize = 16 << 20;
     let last = segments(folder).pop().expect("there is WAL");
-    let wal = std::fs::read(&last).expect("the file is ours");
+    let wal = blocking::read(&last).expect("the file is ours");
     let end = wal.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let end = end.next_multiple_of(8).min(SEGMENT_BYTES);
     #[expect(clippy::disallowed_methods, reason = "the test damages a file")]
