@@ -115,6 +115,7 @@ fn on_off(on: bool) -> &'static str {
 }
 
 /// A name in a list of standbys, where a quote is doubled.
-fn quoted(name: &str) -> String {
+#[must_use]
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

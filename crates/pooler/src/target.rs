@@ -177,11 +177,11 @@ impl Route {
                 return Poll::Ready(None);
             }
             let opened = opening.as_mut().poll(cx).map(Some);
+            // One that is open has nothing to wait for: the list is as long as there are openings under way.
+            let mut waiting = target.openings.borrow_mut();
+            waiting.retain(|waker| !waker.will_wake(cx.waker()));
             if opened.is_pending() {
-                let mut waiting = target.openings.borrow_mut();
-                if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                    waiting.push(cx.waker().clone());
-                }
+                waiting.push(cx.waker().clone());
             }
             opened
         })

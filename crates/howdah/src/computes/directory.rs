@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use compute::settings::{inherited, quoted};
 use pageserver::connection::Login;
 use pageserver::replica;
 use pageserver::restore::restore;
@@ -162,7 +163,7 @@ fn spawn(options: &Options) -> Result<Child> {
     ];
     let control = control(options)?;
     // Those that were prepared were so under the limit that the control file has.
-    settings.extend(compute::settings::inherited(&control, 0));
+    settings.extend(inherited(&control, 0));
     if options.follows {
         settings.extend(replica::settings(&options.login, &options.branch, &options.password()));
     }
@@ -194,11 +195,6 @@ fn control(options: &Options) -> Result<ControlFile> {
     let bytes = fs::read(&path).or_fail(format_args!("could not read \"{}\"", path.display()))?;
     let control = ControlFile::parse(&bytes);
     control.or_fail(format_args!("could not read \"{}\"", path.display()))
-}
-
-/// A name in a list of standbys, where a quote is doubled.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn say(options: &Options, lsn: String, child: &Child) {
