@@ -10,7 +10,6 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use pg::sqlstate::SqlState;
-use pg::wire::backend::TransactionStatus;
 use pg::wire::error::Report;
 use runtime::clock::{self, Instant};
 
@@ -180,7 +179,7 @@ impl Client {
             }
             ClientState::Active => {
                 let server = self.server.borrow().clone()?;
-                let status = server.status.get();
+                let in_transaction = server.is_in_transaction();
                 if !server.pending.borrow().is_empty() {
                     limit(
                         self.requested.get(),
@@ -188,7 +187,7 @@ impl Client {
                         SqlState::QUERY_CANCELED,
                         "query_timeout",
                     );
-                } else if status != TransactionStatus::Idle {
+                } else if in_transaction {
                     limit(
                         self.answered.get(),
                         rule.idle_transaction_timeout,
@@ -203,7 +202,7 @@ impl Client {
                         "client_idle_timeout",
                     );
                 }
-                if status != TransactionStatus::Idle || !server.pending.borrow().is_empty() {
+                if in_transaction || !server.pending.borrow().is_empty() {
                     limit(
                         self.transaction_began.get(),
                         rule.transaction_timeout,

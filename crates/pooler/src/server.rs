@@ -119,9 +119,14 @@ impl Server {
 
     /// Whether another client could use it now: nothing owed, no transaction, nothing broken.
     pub(crate) fn is_clean(&self) -> bool {
-        self.status.get() == TransactionStatus::Idle
+        !self.is_in_transaction()
             && self.pending.borrow().is_empty()
             && self.replies.borrow().splitter.is_between_messages()
+    }
+
+    /// In a transaction as far as is known: one that it has told of, or one that requests without a Sync have begun.
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        self.status.get() != TransactionStatus::Idle || self.pending.borrow().needs_sync()
     }
 
     pub(crate) fn lent_to(&self) -> Option<Rc<Client>> {

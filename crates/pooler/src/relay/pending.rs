@@ -80,11 +80,19 @@ pub(crate) struct Pending {
     skipping: bool,
     /// The server reads COPY data.
     copy_in: bool,
+    /// Requests of the extended protocol were sent, and no Sync behind them: what they did is in a
+    /// transaction that the server has not told of, or is to be skipped.
+    unsynced: bool,
 }
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether the client must send a Sync before the server can be anybody else's.
+    pub(crate) fn needs_sync(&self) -> bool {
+        self.unsynced || self.skipping
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -114,10 +122,14 @@ impl Pending {
             Expect::CopyEnd if self.queue.is_empty() => return Ok(()),
             Expect::CopyEnd => self.copy_in = false,
             Expect::Sync if self.copy_in => return Ok(()),
-            Expect::Sync => self.skipping = false,
+            Expect::Sync => {
+                self.skipping = false;
+                self.unsynced = false;
+            }
             _ if self.copy_in => return Err(Desync),
             _ if self.skipping => return Ok(()),
-            _ => {}
+            // A simple query ends the transaction of what came before it, or says that it goes on.
+            _ => self.unsynced = !expect.ends_with_ready(),
         }
         self.queue.push_back(expect);
         Ok(())
@@ -132,6 +144,7 @@ impl Pending {
             self.failed.push((expect, note));
             return Ok(());
         }
+        self.unsynced = true;
         self.queue.push_back(expect);
         self.notes.push_back(note);
         Ok(())
@@ -240,6 +253,7 @@ impl Pending {
     fn begin_copy(&mut self, head: Expect) -> Result<(), Desync> {
         while self.queue.get(1) == Some(&Expect::Sync) {
             self.queue.remove(1);
+            self.unsynced |= !self.queue.iter().any(|expect| expect.ends_with_ready());
         }
         match self.queue.get(1) {
             None => self.copy_in = true,
@@ -347,6 +361,24 @@ mod tests {
         assert_eq!(left.reply(b'Z'), Ok(Delivery::Forward));
         assert_eq!(left.push(Expect::Query), Ok(()));
         assert_eq!(left.len(), 1);
+    }
+
+    #[test]
+    fn what_no_sync_has_ended_is_not_over() {
+        use Expect::{Bind, CopyEnd, Execute, HiddenQuery, Query, Sync};
+        assert!(check(&[Expect::Parse, Bind, Execute], "12C", "FFF").needs_sync());
+        assert!(check(&[Bind, Sync, Execute], "2ZC", "FFF").needs_sync());
+        assert!(check(&[Bind], "E", "F").needs_sync());
+        assert!(!check(&[Bind, Sync], "2Z", "FF").needs_sync());
+        assert!(!check(&[Bind, Sync], "EZ", "FF").needs_sync());
+        assert!(!check(&[HiddenQuery], "CZ", "SS").needs_sync());
+        // The transaction of the Bind is the query's, too.
+        assert!(!check(&[Bind, Query], "2CZ", "FFF").needs_sync());
+        assert!(check(&[Bind, Query], "E", "F").needs_sync());
+        // A COPY has swallowed the Sync before its end.
+        assert!(check(&[Bind, Execute, Sync, CopyEnd], "2GC", "FFF").needs_sync());
+        assert!(!check(&[Bind, Execute, Sync, CopyEnd, Sync], "2GCZ", "FFFF").needs_sync());
+        assert!(!check(&[Query, Sync], "GCZ", "FFF").needs_sync());
     }
 
     #[test]

@@ -195,11 +195,16 @@ impl Session {
 
     /// The transcript up to ReadyForQuery, or the end (a dot).
     pub(crate) async fn answer(&mut self) -> String {
+        self.answer_up_to(b'Z').await
+    }
+
+    /// The transcript up to the first message of this kind, or the end (a dot).
+    pub(crate) async fn answer_up_to(&mut self, last: u8) -> String {
         let mut transcript = String::new();
         loop {
             let Some((kind, body)) = self.message().await else { return transcript + "." };
             transcript.push_str(&self.note(kind, &body));
-            if kind == b'Z' {
+            if kind == last {
                 return transcript;
             }
         }

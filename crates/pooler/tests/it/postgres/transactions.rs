@@ -45,6 +45,31 @@ fn a_transaction_keeps_its_server_and_others_wait_for_it() {
 }
 
 #[test]
+fn what_no_sync_has_ended_is_not_shared_with_another_client() {
+    const FLUSH: &[u8] = b"H\0\0\0\x04";
+    let one = Settings { default_pool_size: 1, ..settings() };
+    run(one, async |setting: &Setting| {
+        let (mut one, mut other) = (setting.session().await, setting.session().await);
+        one.query("create table t (i int)").await;
+        one.parse("", "insert into t values (1)").bind("", &[]).execute().raw(FLUSH).send();
+        assert_eq!(one.answer_up_to(b'C').await, "12");
+        // It would end the transaction of the first, and undo what that has been told is done.
+        other.add_query("select 1/0").send();
+        setting.until("the other waits", async || setting.in_use().await == (1, 1)).await;
+        assert_eq!(one.sync().flush().await, "Z");
+        assert_eq!(other.answer().await, "E(22012)Z");
+        assert_eq!(other.query("select count(*) from t").await, "T(1)Z");
+        // After an error the server skips everything up to the Sync, a query of another client too.
+        one.parse("", "nonsense").raw(FLUSH).send();
+        assert_eq!(one.answer_up_to(b'E').await, "E(42601)");
+        other.add_query("select 'other'").send();
+        setting.until("the other waits", async || setting.in_use().await == (1, 1)).await;
+        assert_eq!(one.sync().flush().await, "Z");
+        assert_eq!(other.answer().await, "T(other)Z");
+    });
+}
+
+#[test]
 fn errors_are_the_clients_own_and_leave_the_server_usable() {
     run(settings(), async |setting: &Setting| {
         let mut session = setting.session().await;
