@@ -277,18 +277,24 @@ impl Client {
         };
         self.route.stats.count(|counters| counters.server_bytes += chunk.len() as u64);
         reply::deliver(&self.route.per_core, server, Some(self), &chunk)?;
-        let config = self.route.config();
-        let free = self.may_release(server);
         drop(held);
+        let released = self.release_if_free()?;
+        if !released && self.route.config().server_fast_close && self.holds_an_old_server() {
+            return Err(End::Told(settings_changed()));
+        }
+        Ok(true)
+    }
+
+    /// Gives the server back if its transaction is over; false if it is not.
+    fn release_if_free(&self) -> Result<bool, End> {
+        let free = self.server.borrow().as_ref().is_some_and(|server| self.may_release(server));
         if free && let Some(server) = self.take_server() {
             self.route.release(server);
             if self.route.per_core.draining.get() {
                 return Err(End::Told(shutting_down()));
             }
-        } else if config.server_fast_close && self.holds_an_old_server() {
-            return Err(End::Told(settings_changed()));
         }
-        Ok(true)
+        Ok(free)
     }
 
     /// Whether the server goes back to its pool after what was just answered.
@@ -332,7 +338,11 @@ impl Client {
             },
         };
         let (at, go_on) = match request::feed(self, &chunk)? {
-            Fed::All => return Ok(true),
+            Fed::All => {
+                // What was left of a COPY that has failed, for one, is answered by nothing.
+                self.release_if_free()?;
+                return Ok(true);
+            }
             Fed::Terminate => return Err(End::Terminated),
             Fed::Waits(at) => (at, true),
             Fed::Full(at) => (at, self.poll_room(cx)?),

@@ -135,6 +135,20 @@ fn copy_goes_both_ways() {
 }
 
 #[test]
+fn data_behind_a_copy_that_has_failed_holds_no_server() {
+    let one = Settings { default_pool_size: 1, ..settings() };
+    run(one, async |setting: &Setting| {
+        let (mut one, mut other) = (setting.session().await, setting.session().await);
+        one.query("create table c (i int)").await;
+        one.add_query("copy c from stdin").raw(b"d\0\0\0\x06x\nd\0\0\0\x06");
+        assert_eq!(one.flush().await, "GE(22P02)Z");
+        one.raw(b"1\nc\0\0\0\x04").send();
+        assert_eq!(other.query("select 'other'").await, "T(other)Z");
+        assert_eq!(one.query("select 'one'").await, "T(one)Z");
+    });
+}
+
+#[test]
 fn a_cancel_request_reaches_the_query_it_is_for() {
     run(settings(), async |setting: &Setting| {
         let (mut slow, mut other) = (setting.session().await, setting.session().await);
