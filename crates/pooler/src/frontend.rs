@@ -60,9 +60,13 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
         let limit = or_forever(router.rules().settings.client_login_timeout);
         let waking = Cell::new(false);
         let mut login = Box::pin(arrive(&router, stream, &address, &waking));
-        let cuts = router.login_cuts.get();
+        let cuts = Cell::new(router.login_cuts.get());
         let mut unless_cut = poll_fn(|cx| {
-            if router.login_cuts.get() == cuts {
+            if waking.get() {
+                // It is in nobody's way.
+                cuts.set(router.login_cuts.get());
+            }
+            if router.login_cuts.get() == cuts.get() {
                 return login.as_mut().poll(cx);
             }
             router.per_core.failures.count(Failure::Login("not_now"));
@@ -201,7 +205,7 @@ struct Arrival<'a> {
     handshake: Handshake,
     /// `None` only while it becomes an encrypted one.
     stream: Option<Transport>,
-    /// Its target is being started.
+    /// It waits for us: see [`Aside`].
     waking: &'a Cell<bool>,
     /// It has been told that it has proved who it is.
     is_let_in: bool,
@@ -521,11 +525,9 @@ impl Arrival<'_> {
         place: Place,
     ) -> Result<Seat, Refused> {
         // Counted from here, so that its pool knows of it while it waits for the first server.
-        route.clients.set(route.clients.get() + 1);
+        let mut counted = Counted::new(&route);
         let seat = self.make_client(&route, wanted, place).await;
-        if seat.is_err() {
-            route.clients.set(route.clients.get() - 1);
-        }
+        counted.stays = seat.is_ok();
         seat
     }
 
@@ -623,14 +625,12 @@ impl Arrival<'_> {
 
     /// Waits until it is known where the target's server is.
     async fn await_target(&mut self, route: &Rc<Route>, tell: Tell) -> Result<(), Refused> {
-        let logins = &self.router.logins;
         let mut told = tell == Tell::Nothing;
         let began = route.target_round();
         if route.has_address() {
             return Ok(());
         }
-        self.waking.set(true);
-        logins.set(logins.get() - 1);
+        let _aside = Aside::step(self.router, self.waking);
         let outcome = loop {
             match route.target_step(began, told).await {
                 Step::Known => break Ok(()),
@@ -645,8 +645,6 @@ impl Arrival<'_> {
             }
         };
         self.router.until(|router| !router.is_suspended()).await;
-        logins.set(logins.get() + 1);
-        self.waking.set(false);
         outcome
     }
 
@@ -655,15 +653,11 @@ impl Arrival<'_> {
         if !route.pool.paused.get() {
             return Ok(());
         }
-        let logins = &self.router.logins;
-        self.waking.set(true);
-        logins.set(logins.get() - 1);
+        let _aside = Aside::step(self.router, self.waking);
         let limit = or_forever(self.rules.settings.query_wait_timeout);
         let waits = |router: &Router| route.pool.paused.get() || router.is_suspended();
         let resumed = self.router.until(|router| !waits(router) || router.is_finishing());
         let waited = clock::timeout(limit, resumed).await;
-        logins.set(logins.get() + 1);
-        self.waking.set(false);
         if waited.is_ok() && !self.router.is_finishing() {
             return Ok(());
         }
@@ -763,6 +757,49 @@ impl Arrival<'_> {
             .stream()
             .peer_credentials()
             .is_some_and(|peer| peer.uid == self.router.own_uid)
+    }
+}
+
+/// A client of the route's, unless its log-in ends before it is one.
+struct Counted<'a> {
+    route: &'a Route,
+    stays: bool,
+}
+
+impl Counted<'_> {
+    fn new(route: &Route) -> Counted<'_> {
+        route.clients.set(route.clients.get() + 1);
+        Counted { route, stays: false }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if !self.stays {
+            self.route.clients.set(self.route.clients.get() - 1);
+            self.route.expect(self.route.forget_after());
+        }
+    }
+}
+
+/// A log-in that waits for us, however long: its time does not count, and nobody waits for its end.
+struct Aside<'a> {
+    router: &'a Router,
+    waking: &'a Cell<bool>,
+}
+
+impl<'a> Aside<'a> {
+    fn step(router: &'a Router, waking: &'a Cell<bool>) -> Aside<'a> {
+        waking.set(true);
+        router.logins.set(router.logins.get() - 1);
+        Aside { router, waking }
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.router.logins.set(self.router.logins.get() + 1);
+        self.waking.set(false);
     }
 }
 

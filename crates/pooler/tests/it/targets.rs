@@ -5,7 +5,7 @@ use std::time::Duration;
 use pg::sqlstate::SqlState;
 use pg::wire::error::{ErrorFields, Report};
 use pooler::resolver::{Place, Resolve};
-use pooler::settings::{AuthType, Database, Host, Secret, ServerAddress, User};
+use pooler::settings::{AuthType, Database, Host, Secret, ServerAddress, Settings, User};
 use runtime::clock;
 use runtime::mailbox::Receiver;
 
@@ -236,6 +236,46 @@ fn a_log_in_that_hangs_is_given_up_when_its_server_is_found_dead() {
         is_found(world, questions, "feature").await;
         assert_eq!(client.answers().await, ["ready I"]);
         check(&mut client, "hello").await;
+    });
+}
+
+#[test]
+fn who_gave_up_logging_in_is_no_client_of_the_target() {
+    // It hangs for longer than that.
+    let settings = Settings { client_login_timeout: Duration::from_secs(1), ..settings() };
+    run_with_targets(settings, async |world, questions| {
+        let mut client = come_to_a_dying_server(world, questions, "login_hangs").await;
+        world.server.dying.set(true);
+        assert_eq!(client.answers().await, ["closed"]);
+        assert_eq!(world.pooler.targets().await.get("feature"), Some(&0));
+        world.pooler.target_lost("feature").await;
+    });
+}
+
+#[test]
+fn suspending_does_not_cut_off_who_waits_for_a_target() {
+    let settings = Settings { suspend_timeout: Duration::from_millis(100), ..settings() };
+    run_with_targets(settings, async |world, questions| {
+        let mut waiting = begin(world, "shop@feature").await;
+        let asked = question(questions, "feature").await;
+        let mut half = world.connect().await;
+        half.send(b"\0\0\0\x64\0\x03").await;
+        let login_clients = || world.console("SHOW LISTS");
+        world
+            .until("it logs in", async || {
+                login_clients().await.contains(&"row login_clients|1".to_owned())
+            })
+            .await;
+        let mut admin = world.log_in("howdah").await;
+        admin.query("SUSPEND").await;
+        assert_eq!(admin.answers().await, ["SUSPEND", "ready I"]);
+        asked.reply.send(Ok(world.server.place())).expect("it waits");
+        half.send(b"\0\0").await;
+        assert_eq!(half.answers().await, ["closed"]);
+        admin.query("RESUME").await;
+        assert_eq!(admin.answers().await, ["RESUME", "ready I"]);
+        assert_eq!(waiting.answers().await, ["ready I"]);
+        check(&mut waiting, "hello").await;
     });
 }
 
