@@ -241,6 +241,8 @@ fn hidden_query_ended(
     to: Option<&Client>,
 ) -> Result<(), Broken> {
     if let Some(report) = replies.hidden_error.take() {
+        // It is not set as we have noted.
+        server.close_needed.set(true);
         return Err(Broken::Report(*report));
     }
     if let Some(client) = to {

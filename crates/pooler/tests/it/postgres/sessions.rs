@@ -76,6 +76,22 @@ fn a_parameter_that_the_server_refuses_ends_its_client_before_any_query() {
 }
 
 #[test]
+fn what_a_server_has_refused_is_not_taken_for_set() {
+    let one = Settings { default_pool_size: 1, ..settings() };
+    run(one, async |setting: &Setting| {
+        // The second finds the server as the first has left it, and is told no less.
+        for _time in 0..2 {
+            let mut session = setting.session_with(&[("work_mem", "1kB")]).await;
+            assert_eq!(session.query("select 'not as asked'").await, "E(22023).");
+        }
+        // Nor is somebody else harmed by a parameter that does not exist.
+        let mut session = setting.session_with(&[("no_such_parameter", "1")]).await;
+        assert_eq!(session.query("select 1").await, "E(42704).");
+        assert_eq!(setting.session().await.query("select 2").await, "T(2)Z");
+    });
+}
+
+#[test]
 fn session_mode_keeps_the_server_and_resets_it_afterwards() {
     let session_mode =
         Settings { pool_mode: PoolMode::Session, default_pool_size: 1, ..settings() };
