@@ -185,7 +185,12 @@ impl ServerStatements {
 /// Whether a command's tag says that the session has no prepared statement left. Tags, not queries,
 /// are looked at, because only they tell what was really done.
 pub(crate) fn drops_all_statements(tag: &[u8]) -> bool {
-    matches!(tag, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0")
+    discards_all(tag) || tag == b"DEALLOCATE ALL\0"
+}
+
+/// Whether a command's tag says that nothing is left of what the session was.
+pub(crate) fn discards_all(tag: &[u8]) -> bool {
+    tag == b"DISCARD ALL\0"
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pg::wire::frontend::write;
 use runtime::{clock, executor};
 
+use crate::parameters;
 use crate::relay::pending::Expect;
 use crate::relay::reply;
 use crate::route::Route;
@@ -40,27 +41,46 @@ fn run_aside(route: &Rc<Route>, server: Rc<Server>, query: String, resets: bool)
         let limit = route
             .rules()
             .map_or(Duration::from_secs(15), |rules| rules.settings.server_connect_timeout);
-        let done = clock::timeout(or_forever(limit), run(&route, &server, &query)).await;
+        let whole = async {
+            server.replies.borrow_mut().discarded = false;
+            run(&route, &server, &query).await?;
+            match resets {
+                true => settle(&route, &server).await,
+                false => Ok(()),
+            }
+        };
+        let done = clock::timeout(or_forever(limit), whole).await;
         if !matches!(done, Ok(Ok(()))) || !server.is_clean() {
             route.close(&server, "reset or check query failed");
             return;
-        }
-        if resets {
-            // DISCARD ALL and its like; what was set is as the server reports it.
-            server.statements.borrow_mut().clear();
-            let wanted = route.welcome.borrow().as_ref().map(|welcome| Rc::clone(&welcome.tracked));
-            if let Some(welcome) = wanted
-                && server.parameters.borrow().len() != welcome.len()
-            {
-                server.parameters.replace(welcome);
-            }
         }
         route.put(server);
     });
 }
 
+/// Parameters that servers do not report are, after a reset, as a new connection has them: by DISCARD ALL, or by us.
+async fn settle(route: &Route, server: &Server) -> Result<(), Failed> {
+    let wanted = route.welcome.borrow().as_ref().map(|welcome| Rc::clone(&welcome.tracked));
+    let Some(wanted) = wanted else { return Ok(()) };
+    if server.parameters.borrow().len() == wanted.len() {
+        return Ok(());
+    }
+    if !server.replies.borrow().discarded {
+        let sql = parameters::difference(&server.parameters.borrow(), &wanted);
+        if let Some(sql) = sql {
+            run(route, server, sql).await?;
+        }
+    }
+    server.parameters.replace(wanted);
+    Ok(())
+}
+
 /// Runs a query on a server and throws its result away.
-pub(crate) async fn run(route: &Route, server: &Server, query: &str) -> Result<(), Failed> {
+pub(crate) async fn run(
+    route: &Route,
+    server: &Server,
+    query: impl AsRef<[u8]>,
+) -> Result<(), Failed> {
     let mut out = Vec::new();
     write::query(&mut out, query);
     server.statements.borrow_mut().unnamed = 0;

@@ -67,6 +67,8 @@ pub(crate) struct Replies {
     pub(crate) collected: Vec<u8>,
     /// How a query of ours failed.
     pub(crate) hidden_error: Option<Box<Report>>,
+    /// DISCARD ALL has been carried out, by whomever.
+    pub(crate) discarded: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -196,8 +196,9 @@ fn finish(
                 per_core.failures.count(Failure::server_error(sqlstate));
             }
         }
-        kind::COMMAND_COMPLETE if !hidden && prepared::drops_all_statements(body) => {
-            statements_dropped(server, to);
+        kind::COMMAND_COMPLETE if prepared::drops_all_statements(body) => {
+            replies.discarded |= prepared::discards_all(body);
+            statements_dropped(server, to.filter(|_| !hidden));
         }
         _ => {}
     }

@@ -92,6 +92,35 @@ fn what_a_server_has_refused_is_not_taken_for_set() {
 }
 
 #[test]
+fn a_reset_query_resets_what_it_says_and_no_more_is_believed() {
+    for query in ["RESET ALL", "SELECT 1", "DISCARD ALL"] {
+        let settings = Settings {
+            default_pool_size: 1,
+            server_reset_query: query.to_owned(),
+            server_reset_query_always: true,
+            ..settings()
+        };
+        run(settings, async |setting: &Setting| {
+            let mut one = setting.session_with(&[("work_mem", "3MB")]).await;
+            let mut other = setting.session().await;
+            for session in [&mut one, &mut other] {
+                session.parse("s", "select 'prepared'").sync();
+                assert_eq!(session.flush().await, "1Z", "{query}");
+            }
+            for _round in 0..2 {
+                for (session, memory) in [(&mut one, "3MB"), (&mut other, "4MB")] {
+                    session.bind("s", &[]).execute().sync();
+                    assert_eq!(session.flush().await, "2(prepared)Z", "{query}");
+                    let shown = session.query("show work_mem").await;
+                    assert_eq!(shown, format!("T({memory})Z"), "{query}");
+                }
+            }
+            assert_eq!(setting.servers().await, 1, "{query}");
+        });
+    }
+}
+
+#[test]
 fn session_mode_keeps_the_server_and_resets_it_afterwards() {
     let session_mode =
         Settings { pool_mode: PoolMode::Session, default_pool_size: 1, ..settings() };
