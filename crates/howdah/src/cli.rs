@@ -31,17 +31,23 @@ use crate::{node, output, up};
 
 /// Howdah: a stock PostgreSQL with a pooler in front and a page server behind it.
 #[derive(Debug, Parser)]
-#[command(name = "howdah", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "howdah", version, arg_required_else_help = true, max_term_width = HELP_COLUMNS)]
 pub struct Cli {
     /// Address of a running Howdah's API, for the commands that talk to one [default: HOWDAH_API, else 127.0.0.1:6480]
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = API_HEADING)]
     pub api: Option<String>,
     /// File with the API's bearer token, mode 0600 [default: HOWDAH_API_TOKEN_FILE]
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = API_HEADING)]
     pub api_token_file: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// Help is no wider; examples are broken by hand.
+const HELP_COLUMNS: usize = 100;
+
+/// Apart from a command's own options, for they mean nothing to those that ask no API.
+const API_HEADING: &str = "Asking a running Howdah";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -125,7 +131,10 @@ pub enum Command {
     Timeline(TimelineCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  howdah completions bash > /etc/bash_completion.d/howdah")]
-    Completions { shell: Shell },
+    Completions {
+        /// Which shell is to read it
+        shell: Shell,
+    },
 }
 
 const UP_EXAMPLE: &str = "Example:
@@ -144,7 +153,8 @@ const PAGE_EXAMPLE: &str = "Example:
   howdah page --rel 1663/5/16385 --fork vm --block 0 --lsn 0/16B3748 --out page.bin
 
 SPC/DB/REL are the oids of tablespace and database and the relfilenode; in psql:
-  SELECT coalesce(nullif(reltablespace, 0), dattablespace) || '/' || d.oid || '/' || pg_relation_filenode(c.oid)
+  SELECT coalesce(nullif(reltablespace, 0), dattablespace) || '/' || d.oid || '/' ||
+         pg_relation_filenode(c.oid)
     FROM pg_class c, pg_database d WHERE relname = 'mytable' AND datname = current_database()";
 
 #[derive(Debug, clap::Args)]
@@ -187,9 +197,10 @@ pub struct RecoverOptions {
 const RECOVER_EXAMPLE: &str = "Example:
   howdah recover --store s3://backups/shop --dir /srv/howdah/pageserver
 
-Credentials come from the environment, under the names that the provider's own tools use (AWS_ACCESS_KEY_ID, ...).
-The page server that starts on the directory needs the same pageserver.store; it takes over, and the one that wrote
-the store until then stops. Nothing is changed in the store before that.";
+Credentials come from the environment, under the names that the provider's own tools use
+(AWS_ACCESS_KEY_ID, ...).
+The page server that starts on the directory needs the same pageserver.store; it takes over, and
+the one that wrote the store until then stops. Nothing is changed in the store before that.";
 
 /// What may be said about cores on the command line; it wins over the file.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -257,7 +268,8 @@ const RESTORE_EXAMPLE: &str = "Example:
 
 Run it as the user that the server will run as; PostgreSQL refuses root.
 PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say who you are to the page service.
-Any pg_basebackup does the same: PGOPTIONS='-c howdah.lsn=0/16B3748' pg_basebackup -h HOST -p PORT -D DIR";
+Any pg_basebackup does the same:
+  PGOPTIONS='-c howdah.lsn=0/16B3748' pg_basebackup -h HOST -p PORT -D DIR";
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyOptions {
@@ -336,8 +348,8 @@ const WAL_VERIFY_EXAMPLE: &str = "Example:
   howdah wal verify /var/lib/postgresql/15/main/pg_wal
   howdah wal verify archive --base before --against after
 
-The server must have written the WAL with wal_consistency_checking = all; with full_page_writes = off
-every change of a page is checked, else only those that are not restored from an image.
+The server must have written the WAL with wal_consistency_checking = all; with full_page_writes
+= off every change of a page is checked, else only those that are not restored from an image.
 Without --base a page counts from its first image on.";
 
 #[derive(Debug, Subcommand)]
@@ -345,7 +357,7 @@ pub enum BranchCommand {
     /// Make a branch
     #[command(after_help = BRANCH_EXAMPLE)]
     Create {
-        /// Its name: letters, digits, and - _ .
+        /// Its name: letters, digits, dots, and - _
         name: String,
         /// Branch that it comes from
         #[arg(long, default_value = "main")]
@@ -367,6 +379,7 @@ pub enum BranchCommand {
     /// Delete a branch that no other comes from
     #[command(after_help = "Example:\n  howdah branch delete feature")]
     Delete {
+        /// As `branch list` shows it
         name: String,
         /// Stop the computes that serve it
         #[arg(long)]
@@ -430,7 +443,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Scrub { json } => scrub::run(json, &api),
         Command::Timeline(TimelineCommand::Status { json }) => status::run(&api, json),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "howdah", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "howdah", &mut script);
+            output::bytes(&script);
             Ok(())
         }
     }
@@ -452,6 +467,10 @@ mod tests {
                 command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
             if names.is_empty() {
                 assert!(command.render_long_help().to_string().contains("Example"), "{path}");
+                let example = command.get_after_help().map(ToString::to_string);
+                for line in example.unwrap_or_default().lines() {
+                    assert!(line.len() <= HELP_COLUMNS, "it would be broken: {line}");
+                }
             }
             for name in names.iter().filter(|name| *name != "help") {
                 let sub = command.find_subcommand_mut(name).expect("it was listed");

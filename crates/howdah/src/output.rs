@@ -14,6 +14,12 @@ pub fn line(text: impl AsRef<str>) {
     let _reader_gone = writeln!(std::io::stdout(), "{}", text.as_ref());
 }
 
+/// A result that is a file.
+pub fn bytes(bytes: &[u8]) {
+    let _reader_gone = std::io::stdout().write_all(bytes);
+    flush();
+}
+
 /// A result as JSON: one line if nobody watches, laid out on a terminal.
 pub fn json(value: &Value) {
     if std::io::stdout().is_terminal() {

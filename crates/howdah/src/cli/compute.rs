@@ -62,8 +62,8 @@ const START_EXAMPLE: &str = "Example:
   howdah compute start 0/16B3748
   howdah compute start main@2026-11-19T10:00:00Z
 
-The pooler does the same for whoever connects to shop@feature, shop@0/16B3748, shop@feature?ephemeral,
-shop@main?replica.";
+The pooler does the same for whoever connects to shop@feature, shop@0/16B3748,
+shop@feature?ephemeral, shop@main?replica.";
 
 const RUN_EXAMPLE: &str = "Example:
   howdah compute run --branch main --lsn 0/16B3748 --page-server 127.0.0.1:6430 --dir /srv/compute
@@ -73,7 +73,7 @@ Howdah starts its computes by this. One that serves the end of a branch must be 
 PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say who you are to the page service.";
 
 const STARTER_EXAMPLE: &str = "Example:
-  howdah compute starter --parent 4711 --uid 107 --socket /run/howdah-1/starter --folder /srv/computes";
+  howdah compute starter --parent 4711 --uid 107 --socket /run/howdah/starter --folder /srv/c";
 
 #[derive(Debug, clap::Args)]
 pub struct RunOptions {

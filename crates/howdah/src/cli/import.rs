@@ -35,9 +35,11 @@ pub(super) const EXAMPLE: &str = "Example:
   howdah import --from postgres://replicator@db.example.com/postgres --dir /srv/shop
   howdah node --config /srv/shop/howdah.toml
 
-The user needs the attribute REPLICATION, and pg_hba.conf must let it in for \"replication\". Nothing is done to the server
-but making the slot and taking a base backup. Killed, the same command goes on.
-PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say what the connection string does not.";
+The user needs the attribute REPLICATION, and pg_hba.conf must let it in for \"replication\".
+Nothing is done to the server but making the slot and taking a base backup.
+Killed, the same command goes on.
+PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say what the connection string does
+not.";
 
 pub(super) fn run(options: &ImportOptions, environment: &Environment) -> Result<()> {
     let directory =

@@ -66,7 +66,8 @@ const CREATE_EXAMPLE: &str = "Example:
   howdah lease create 'before the release' --for 12h --holder release-team
   howdah lease create 2026-11-19T10:00:00Z --for 30d --branch feature
 
-The moment must still be there. A branch keeps the one that it was made at for as long as it exists.";
+The moment must still be there. A branch keeps the one that it was made at for as long as it
+exists.";
 
 const RELEASE_EXAMPLE: &str = "Example:
   howdah lease release 0/16B3748

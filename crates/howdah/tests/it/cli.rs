@@ -1,7 +1,7 @@
 //! Commands that need no server: help, errors, checking a configuration, reading WAL.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::instance::{Folder, HOWDAH, program};
 
@@ -63,6 +63,21 @@ fn completions_are_made_for_each_shell() {
         let outcome = howdah(&["completions", shell]);
         assert!(outcome.success && outcome.stdout.contains("howdah"), "{shell}");
     }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_of_a_script_is_no_error() {
+    let mut howdah = Command::new(HOWDAH)
+        .args(["completions", "zsh"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // Before anything has come.
+    drop(howdah.stdout.take());
+    let outcome = howdah.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&outcome.stderr), "");
+    assert!(outcome.status.success());
 }
 
 #[test]

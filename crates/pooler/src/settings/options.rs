@@ -253,7 +253,7 @@ pub static OPTIONS: &[PgOption] = &[
         Ok(())
     }),
     optional_text!(user, false),
-    no_effect!("verbose", "the log level is set on the command line"),
+    no_effect!("verbose", "the log level is log.level of howdah.toml"),
 ];
 
 /// A comma-separated list of names.
