@@ -3,6 +3,7 @@
 //! No password or secret is logged, or part of an error. A user whom we do not know is asked for a
 //! password like any other, and refused in the same words.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -40,8 +41,8 @@ impl Known {
 /// PBKDF2 results of one core: log-ins of the same user cost it once.
 #[derive(Default)]
 pub(crate) struct KeyCache {
-    /// For plain passwords of the rules: towards clients.
-    verifiers: RefCell<BTreeMap<String, Keys>>,
+    /// For plain passwords, each with the one it was made of: towards clients.
+    verifiers: RefCell<BTreeMap<String, (Secret, Keys)>>,
     /// By database and server user: what a client's log-in proved, or what a server's salt made of a
     /// password. Databases may be of different servers, where the same name is another role.
     servers: RefCell<BTreeMap<RouteKey, Keys>>,
@@ -83,23 +84,31 @@ impl KeyCache {
     }
 
     fn verifier(&self, user: &str, password: &str, iterations: u32) -> scram::Secret {
-        if let Some(keys) = self.verifiers.borrow().get(user) {
+        // What `auth_query` says may be another password each time, or in each database.
+        if let Some((known, keys)) = self.verifiers.borrow().get(user)
+            && pg::auth::equal(known.expose().as_bytes(), password.as_bytes())
+        {
             return keys.secret();
         }
         let mut salt = [0; scram::SALT_BYTES];
         runtime::random::fill(&mut salt);
         let keys = Keys::of(password.as_bytes(), &salt, iterations.max(1));
         let secret = keys.secret();
-        self.verifiers.borrow_mut().insert(user.to_owned(), keys);
+        let made = (Secret::new(password), keys);
+        remember(&mut self.verifiers.borrow_mut(), user, made);
         secret
     }
 }
 
-fn remember<T>(map: &mut BTreeMap<RouteKey, T>, route: &RouteKey, value: T) {
-    if map.len() >= REMEMBERED_MAX && !map.contains_key(route) {
+fn remember<K: Ord + Borrow<Q>, Q: Ord + ToOwned<Owned = K> + ?Sized, T>(
+    map: &mut BTreeMap<K, T>,
+    key: &Q,
+    value: T,
+) {
+    if map.len() >= REMEMBERED_MAX && !map.contains_key(key) {
         map.pop_first();
     }
-    map.insert(route.clone(), value);
+    map.insert(key.to_owned(), value);
 }
 
 /// A password method that a client must pass.

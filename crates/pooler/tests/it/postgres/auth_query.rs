@@ -84,6 +84,26 @@ fn an_md5_secret_of_the_server_lets_its_user_through() {
 }
 
 #[test]
+fn a_plain_password_that_has_changed_counts_at_once() {
+    let cluster = cluster("trust", "scram-sha-256");
+    cluster.sql("create table secrets as select 'ann' as name, 'apple' as secret");
+    let query = "select name, secret from secrets where name = $1";
+    let settings = Settings {
+        auth_query: query.to_owned(),
+        ..asking(AuthType::ScramSha256, "postgres")
+    };
+    run_with(cluster, settings, async |setting: &Setting| {
+        for (old, new) in [("none before", "apple"), ("apple", "cherry")] {
+            setting.cluster.sql(&format!("update secrets set secret = '{new}'"));
+            let (_session, answer) = log_in(setting, "ann", old).await;
+            assert!(answer.ends_with("E(28P01)."), "{old}: {answer}");
+            let (_session, answer) = log_in(setting, "ann", new).await;
+            assert_eq!(answer, BY_SCRAM, "{new}");
+        }
+    });
+}
+
+#[test]
 fn a_function_may_answer_for_who_cannot_read_the_secrets() {
     let cluster = cluster("scram-sha-256", "scram-sha-256");
     cluster.sql("create database directory");
