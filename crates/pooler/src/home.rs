@@ -41,8 +41,15 @@ pub(crate) struct Ask {
 pub(crate) enum Refused {
     /// The pool is as large as it may be. This core has most of it, if not the one that asks.
     Pool { richest: Option<usize> },
-    /// The database or the user has as many as it may have.
-    Shared,
+    /// The database or the user, or both, have as many as they may have.
+    Shared(Full),
+}
+
+/// Whose limit over all of its pools is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full {
+    pub(crate) database: bool,
+    pub(crate) user: bool,
 }
 
 #[derive(Default)]
@@ -100,9 +107,11 @@ impl Home {
             return Some(Refused::Pool { richest: self.richest(&ask.route, ask.core) });
         }
         let full = |limit: Option<u32>, count: u32| limit.is_some_and(|limit| count >= limit);
-        let shared = full(ask.limits.database, at(&self.databases, &ask.route.database))
-            || full(ask.limits.user, at(&self.users, &ask.route.user));
-        shared.then_some(Refused::Shared)
+        let shared = Full {
+            database: full(ask.limits.database, at(&self.databases, &ask.route.database)),
+            user: full(ask.limits.user, at(&self.users, &ask.route.user)),
+        };
+        (shared.database || shared.user).then_some(Refused::Shared(shared))
     }
 
     fn grant(&mut self, ask: &Ask) {
@@ -166,8 +175,10 @@ mod tests {
         let mut home = Home::default();
         assert_eq!(home.ask(ask(0, "d", "u", (9, 2, 0))), Ok(()));
         assert_eq!(home.ask(ask(0, "d", "v", (9, 2, 0))), Ok(()));
-        assert_eq!(home.ask(ask(0, "d", "w", (9, 2, 0))), Err(Refused::Shared));
-        assert_eq!(home.ask(ask(0, "e", "v", (9, 0, 1))), Err(Refused::Shared));
+        let full = |database, user| Err(Refused::Shared(Full { database, user }));
+        assert_eq!(home.ask(ask(0, "d", "w", (9, 2, 0))), full(true, false));
+        assert_eq!(home.ask(ask(0, "e", "v", (9, 0, 1))), full(false, true));
+        assert_eq!(home.ask(ask(0, "d", "v", (9, 2, 1))), full(true, true));
         let next = home.closed(0, &ask(0, "d", "u", (0, 0, 0)).route).expect("one waits");
         assert_eq!(next.route.user, "w");
     }

@@ -27,7 +27,7 @@ use crate::console::CONSOLE_DATABASES;
 use crate::console_client::Administrator;
 use crate::control::PoolerOptions;
 use crate::cron::Cron;
-use crate::home::{Ask, Home, Limits, Refused, RouteName};
+use crate::home::{Ask, Full, Home, Limits, Refused, RouteName};
 use crate::limits::{MAILBOX_CAPACITY, TARGET_ROUTES_MAX};
 use crate::listener::Listeners;
 use crate::names::Names;
@@ -74,6 +74,8 @@ pub(crate) enum Message {
         since: Instant,
         wants_welcome: bool,
     },
+    /// Close an idle connection for this route's sake, or pass it on.
+    Evict(RouteName, Full),
     /// What servers of this route say at login, to a core that asked.
     Welcome(RouteName, Vec<(String, String)>),
     /// A connection that moves in, and what servers of its route say at login.
@@ -404,26 +406,35 @@ impl Router {
                 false
             }
             Err(Refused::Pool { richest: None }) => false,
-            Err(Refused::Shared) => {
-                self.evict(&ask.route);
+            Err(Refused::Shared(full)) => {
+                self.evict(ask.route, full);
                 false
             }
         }
     }
 
-    /// A database or user is at its limit: an idle connection of another of its pools must go.
-    fn evict(self: &Rc<Router>, name: &RouteName) {
+    /// A database or user is at its limit: an idle connection of another of its pools must go, of this core's or else
+    /// of the next one's that has one.
+    fn evict(self: &Rc<Router>, name: RouteName, full: Full) {
+        let is_victim = |route: &&Rc<Route>| {
+            let same_database = *route.key.database == *name.database;
+            let same_user = *route.key.user == *name.user;
+            same_database != same_user
+                && (full.database && same_database || full.user && same_user)
+        };
         let routes = self.routes();
+        let idle = |route: &Rc<Route>| route.pool.idle().into_iter().next();
         let victim = routes
             .iter()
-            .filter(|route| *route.key.database == *name.database || *route.key.user == *name.user)
-            .filter(|route| route.name() != *name)
-            .find_map(|route| route.pool.idle().into_iter().next().map(|server| (route, server)));
+            .filter(is_victim)
+            .find_map(|route| idle(route).map(|server| (Rc::clone(route), server)));
         if let Some((route, server)) = victim {
             route.pool.take_this(&server);
             // Not now: whoever asked is not remembered as waiting until it returns.
-            let route = Rc::clone(route);
             executor::spawn_detached(async move { route.close(&server, "evicted") });
+        } else if self.core + 1 < self.cores() {
+            // If it does not arrive: whoever waits asks again.
+            self.post(self.core + 1, Message::Evict(name, full));
         }
     }
 
@@ -578,6 +589,7 @@ impl Router {
                 }
                 self.owe(route, to, since);
             }
+            Message::Evict(name, full) => self.evict(name, full),
             Message::Welcome(name, welcome) => {
                 if let Some(route) = self.named(&name) {
                     learn_welcome(&route, &welcome);

@@ -144,6 +144,24 @@ fn the_clients_of_a_database_and_a_user_are_limited_over_all_cores() {
     });
 }
 
+#[test]
+fn an_idle_server_of_any_core_makes_room_where_a_limit_is_reached() {
+    let mut settings = Settings { default_pool_size: 1, max_db_connections: 1, ..settings() };
+    settings.users.insert("ann".to_owned(), User::default());
+    check(settings, |address| {
+        Box::pin(async move {
+            let mut all = Vec::new();
+            // From core to core in turn, so each finds the server idle on the other one.
+            for user in ["postgres", "postgres", "ann", "postgres", "postgres", "ann"] {
+                let mut session = Session::connect(&address).await;
+                assert_eq!(session.log_in(user, "", &[]).await, "R0 Z");
+                assert_eq!(session.query("select current_user").await, format!("T({user})Z"));
+                all.push(session);
+            }
+        })
+    });
+}
+
 /// The console's SHUTDOWN, typed at a process of two cores; it must end by itself.
 fn check_shutdown(work: Work) {
     check_process(Settings { default_pool_size: 1, ..settings() }, work, true);
