@@ -5,6 +5,7 @@
 
 pub mod boot_set;
 pub mod branch;
+pub mod carried;
 pub mod error;
 pub mod file;
 pub mod fuse;

@@ -36,6 +36,10 @@ pub const ROOM_FOR_WAL: u64 = 64 << 20;
 pub const ROOM_TAKEN_MAX: u64 = 16 << 20;
 /// Nothing of the mount is served for so long: it hangs, and is better gone.
 pub const HANGS_AFTER: Duration = Duration::from_secs(60);
+/// A shutdown checkpoint's record, with page headers before it and in it.
+pub const CHECKPOINT_BYTES_MAX: u64 = 512;
+/// Copied at a time, between file systems.
+pub const COPY_BYTES: usize = 1 << 20;
 /// Names below the mount: memory for them is some 200 bytes each.
 pub const NODES_MAX: usize = 4_000_000;
 

@@ -82,6 +82,14 @@ impl FileSystem {
         self.tree.borrow().find(path).map(|file| file.local.clone())
     }
 
+    /// The files below the directory at `path`, which are wholly local: their paths, where their bytes are, how many.
+    #[must_use]
+    pub fn local_files_below(&self, path: &str) -> Vec<(String, PathBuf, u64)> {
+        let tree = self.tree.borrow();
+        let files = tree.files_below(path).into_iter();
+        files.map(|(path, file)| (path, file.local.clone(), file.size)).collect()
+    }
+
     /// Serves until the mount is gone.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ use runtime::watchdog::{self, Watchdog};
 
 use crate::boot_set::BootSet;
 use crate::branch;
+use crate::carried::{Carried, Taken};
 use crate::error::Error;
 use crate::limits::{BOOT_RECORDED, HANGS_AFTER, WRITE_BYTES_MAX};
 use crate::mount::FileSystem;
@@ -37,7 +38,7 @@ use crate::pages::Pages;
 use crate::places::Places;
 use crate::server;
 use crate::settings::{HBA, Wanted, settings};
-use crate::skeleton;
+use crate::skeleton::{self, Skeleton};
 
 /// The account that root becomes if the directory is root's: PostgreSQL refuses to run as root.
 const ACCOUNT: &str = "postgres";
@@ -56,6 +57,8 @@ pub struct Options {
     pub boot_set: Option<PathBuf>,
     /// A file in which what ALTER SYSTEM writes is kept for the next one with the same file.
     pub altered: Option<PathBuf>,
+    /// Where slots and statistics of a server that was shut down are kept for the next one.
+    pub carried: Option<Carried>,
 }
 
 /// A compute that takes connections.
@@ -151,7 +154,7 @@ async fn serve(
         First::B(_signal) => return Ok(()),
     };
     ready(Ready { lsn: started.lsn, postgres_pid: started.child.pid() });
-    let Started { child, mut serving, .. } = started;
+    let Started { child, file_system, mut serving, .. } = started;
     let ended = first(first(child.wait(), &mut serving), signals.next()).await;
     let outcome = match ended {
         First::A(First::A(Ok(exit))) => Err(Error::Server(format!("the server ended: {exit}"))),
@@ -165,7 +168,7 @@ async fn serve(
         }
         First::B(_signal) => {
             server::end(&child).await;
-            Ok(())
+            options.carried.as_ref().map_or(Ok(()), |carried| carried.keep(&file_system, places))
         }
     };
     // Whoever still has files of the mount open gets errors from here on.
@@ -177,6 +180,7 @@ async fn serve(
 struct Started {
     lsn: Lsn,
     child: Child,
+    file_system: Rc<FileSystem>,
     serving: executor::JoinHandle<Result<(), Error>>,
 }
 
@@ -192,13 +196,17 @@ async fn start(
         skeleton.take_altered(file, places)?;
     }
     let fetched = began.elapsed();
+    let failed = |source| Error::Mount { mountpoint: places.data.clone(), source };
+    let mount = mounted.serve().map_err(failed)?;
+    let taken = match &options.carried {
+        Some(carried) => carried.take(&mut skeleton, places)?,
+        None => None,
+    };
     let lsn = skeleton.image.facts.lsn;
     let mut tree = branch::tree(&skeleton, places, owner)?;
     if options.wanted.follows.is_some() {
         tree.refuse_links();
     }
-    let failed = |source| Error::Mount { mountpoint: places.data.clone(), source };
-    let mount = mounted.serve().map_err(failed)?;
     let pages = Rc::new(Pages::new(options.login.clone(), lsn));
     if let Some(file) = &options.boot_set {
         read_ahead(&pages, file, &skeleton.image.relations);
@@ -208,17 +216,42 @@ async fn start(
         FileSystem::new(mount, tree, pages, places.overlay.clone(), options.altered.clone());
     let served = Rc::clone(&file_system);
     let serving = executor::spawn(async move { served.serve().await });
+    let child = start_server(options, places, &skeleton, &file_system).await;
+    match (&child, taken) {
+        (Ok(_running), Some(taken)) => taken.started(),
+        (Err(_), Some(taken)) => taken.not_started(&file_system)?,
+        (_, None) => {}
+    }
+    let child = child?;
+    let took = began.elapsed();
+    tracing::info!(%lsn, ?fetched, ?took, relations = skeleton.image.relations.len(), "ready");
+    Ok(Started { lsn, child, file_system, serving })
+}
+
+/// Returns when it takes connections.
+async fn start_server(
+    options: &Options,
+    places: &Places,
+    skeleton: &Skeleton,
+    file_system: &FileSystem,
+) -> Result<Child, Error> {
     server::old_one_gone(places, options.wanted.port).await;
-    let prepared = skeleton.prepared_transactions;
-    let settings = settings(&options.wanted, &options.login, places, &skeleton.control, prepared);
+    let Skeleton { control, prepared_transactions, .. } = skeleton;
+    let altered = skeleton.altered()?;
+    let settings = settings(
+        &options.wanted,
+        &options.login,
+        places,
+        control,
+        *prepared_transactions,
+        &altered,
+    );
     let child = server::spawn(&options.program, places, &settings)?;
-    if let Err(error) = server::ready(&file_system, &child).await {
+    if let Err(error) = server::ready(file_system, &child).await {
         server::end(&child).await;
         return Err(error);
     }
-    let took = began.elapsed();
-    tracing::info!(%lsn, ?fetched, ?took, relations = skeleton.image.relations.len(), "ready");
-    Ok(Started { lsn, child, serving })
+    Ok(child)
 }
 
 /// Reads the pages that earlier starts have read, several forks at a time.

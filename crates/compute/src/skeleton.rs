@@ -68,6 +68,19 @@ pub async fn fetch(login: &Login, places: &Places) -> Result<Skeleton, Error> {
 }
 
 impl Skeleton {
+    /// What ALTER SYSTEM has written; empty if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn altered(&self) -> Result<String, Error> {
+        let entry = self.entries.iter().find(|entry| entry.path == ALTERED);
+        let Some((local, _bytes)) = entry.and_then(|entry| entry.file.as_ref()) else {
+            return Ok(String::new());
+        };
+        let bytes = blocking::read(local).map_err(|source| Error::file("read", local, source))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// What ALTER SYSTEM wrote in an earlier compute, instead of what the branch has.
     ///
     /// # Errors

@@ -104,6 +104,32 @@ impl Tree {
         self.file(node).ok()
     }
 
+    /// The files below the directory at `path`, with their paths from the root.
+    #[must_use]
+    pub fn files_below(&self, path: &str) -> Vec<(String, &File)> {
+        let mut node = ROOT;
+        for name in path.split('/') {
+            match self.child(node, name.as_bytes()) {
+                Some(child) => node = child,
+                None => return Vec::new(),
+            }
+        }
+        let mut found = Vec::new();
+        let mut open = vec![(path.to_owned(), node)];
+        while let Some((path, node)) = open.pop() {
+            match self.nodes.get(&node).map(|node| &node.kind) {
+                Some(Kind::Directory(children)) => {
+                    open.extend(children.iter().map(|(name, &node)| {
+                        (format!("{path}/{}", String::from_utf8_lossy(name)), node)
+                    }))
+                }
+                Some(Kind::File(file)) => found.push((path, file)),
+                Some(Kind::Link(_)) | None => {}
+            }
+        }
+        found
+    }
+
     fn attach(
         &mut self,
         parent: u64,
@@ -386,6 +412,20 @@ mod tests {
         let five = tree.look_up(base.node, b"5").expect("it is there");
         assert_eq!(names(&tree, five.node), [".", "..", "1259", "1259_vm"]);
         assert_eq!(tree.look_up(ROOT, b"none"), Err(Errno::NoEntry));
+    }
+
+    #[test]
+    fn files_are_found_however_deep_they_are() {
+        let tree = tree(&["PG_VERSION", "pg_replslot/a/state", "pg_replslot/b/state", "base/1/2"]);
+        let below = |path| {
+            let mut paths: Vec<_> =
+                tree.files_below(path).into_iter().map(|(path, _file)| path).collect();
+            paths.sort();
+            paths
+        };
+        assert_eq!(below("pg_replslot"), ["pg_replslot/a/state", "pg_replslot/b/state"]);
+        assert_eq!(below("pg_replslot/a"), ["pg_replslot/a/state"]);
+        assert_eq!(below("pg_stat"), Vec::<String>::new());
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub fn run(options: UpOptions, environment: &Environment) -> Result<()> {
         port: cluster.port,
         hba: directory.path().join("pg_hba.conf"),
         altered: directory.path().join("postgresql.auto.conf"),
+        carried: directory.path().join("carried"),
         old: cluster.data.clone(),
         record: record.clone(),
     });

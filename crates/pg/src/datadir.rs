@@ -7,4 +7,5 @@ pub mod forks;
 pub mod layout;
 pub mod relation;
 pub mod relmap;
+pub mod slot;
 pub mod slru;

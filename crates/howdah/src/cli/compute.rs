@@ -110,6 +110,10 @@ pub struct RunOptions {
     /// Keep in this file what ALTER SYSTEM writes, for the next one with the same file (mounts only)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub altered: Option<PathBuf>,
+    /// Keep in this folder replication slots and statistics when it is shut down, for the next one with the same folder
+    /// (mounts only)
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub carried: Option<PathBuf>,
     /// A setting of the server
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
@@ -202,7 +206,12 @@ fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<(
         settings: options.settings.clone(),
     };
     if mounted::is_wanted(options.mode)? {
-        mounted::run(run, options.boot_set.clone(), options.altered.clone())
+        let lasting = mounted::Lasting {
+            boot_set: options.boot_set.clone(),
+            altered: options.altered.clone(),
+            carried: options.carried.clone(),
+        };
+        mounted::run(run, lasting)
     } else {
         directory::run(&run)
     }

@@ -31,10 +31,20 @@ pub fn availability() -> std::result::Result<(), String> {
     Err("mounts need Linux".to_owned())
 }
 
-/// Runs until a signal asks it to stop. In the file `boot_set` the pages that a start reads are remembered, in
-/// `altered` what ALTER SYSTEM writes is kept.
+/// What outlasts a compute, besides its branch.
+pub struct Lasting {
+    /// File in which the pages that a start reads are remembered.
+    pub boot_set: Option<PathBuf>,
+    /// File in which what ALTER SYSTEM writes is kept.
+    pub altered: Option<PathBuf>,
+    /// Folder of slots and statistics.
+    pub carried: Option<PathBuf>,
+}
+
+/// Runs until a signal asks it to stop.
 #[cfg(target_os = "linux")]
-pub fn run(options: Options, boot_set: Option<PathBuf>, altered: Option<PathBuf>) -> Result<()> {
+pub fn run(options: Options, lasting: Lasting) -> Result<()> {
+    use compute::carried::Carried;
     use compute::error::Error as Failure;
     use compute::run::{Options as Run, run};
     use compute::settings::Wanted;
@@ -48,8 +58,10 @@ pub fn run(options: Options, boot_set: Option<PathBuf>, altered: Option<PathBuf>
     let follows = follows.then(|| branch.clone());
     let wanted = Wanted { port, standby, follows, settings };
     let program = binaries.program("postgres");
+    let Lasting { boot_set, altered, carried } = lasting;
+    let carried = carried.map(Carried::in_folder);
     let run_options =
-        Run { login, directory: directory.clone(), program, wanted, boot_set, altered };
+        Run { login, directory: directory.clone(), program, wanted, boot_set, altered, carried };
     let say = |ready: compute::run::Ready| {
         let line = Ready {
             branch,
@@ -74,6 +86,6 @@ pub fn run(options: Options, boot_set: Option<PathBuf>, altered: Option<PathBuf>
 
 /// Not here.
 #[cfg(not(target_os = "linux"))]
-pub fn run(_options: Options, _boot_set: Option<PathBuf>, _altered: Option<PathBuf>) -> Result<()> {
+pub fn run(_options: Options, _lasting: Lasting) -> Result<()> {
     Err(Error::new("mounts need Linux").hint("--mode directory restores the branch instead"))
 }

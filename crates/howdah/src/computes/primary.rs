@@ -39,6 +39,8 @@ pub struct Primary {
     pub hba: PathBuf,
     /// What ALTER SYSTEM writes.
     pub altered: PathBuf,
+    /// Replication slots and statistics between its servers.
+    pub carried: PathBuf,
     /// The data directory that `main` lived in before.
     pub old: PathBuf,
     pub record: Record,
@@ -62,9 +64,10 @@ impl Primary {
         }
         let port = ["--port".to_owned(), files::server_port(self.port).to_string()];
         let altered = ["--altered".to_owned(), self.altered.display().to_string()];
+        let carried = ["--carried".to_owned(), self.carried.display().to_string()];
         let settings = settings.iter().map(|(name, value)| format!("{name}={value}"));
         let settings = settings.flat_map(|setting| ["--set".to_owned(), setting]);
-        Ok(port.into_iter().chain(altered).chain(settings).collect())
+        Ok(port.into_iter().chain(altered).chain(carried).chain(settings).collect())
     }
 
     /// The files that are the user's, as the old data directory has them if it is there. What exists stays.

@@ -9,4 +9,5 @@ mod primary;
 mod readme;
 mod replicas;
 mod restores;
+mod slots;
 mod wal;

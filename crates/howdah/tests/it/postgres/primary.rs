@@ -20,7 +20,7 @@ type Acknowledged = Mutex<Vec<i32>>;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// One where `main` is on a mount; `None` where there are none.
-fn start(folder: &Folder, more: &str) -> Option<Instance> {
+pub(super) fn start(folder: &Folder, more: &str) -> Option<Instance> {
     // Who mounts is the process that stays root.
     (can_mount() && runtime::identity::is_root()).then(|| {
         let instance = Instance::start_as(folder, "mount", more, "127.0.0.1:0");
@@ -29,13 +29,13 @@ fn start(folder: &Folder, more: &str) -> Option<Instance> {
     })
 }
 
-fn main_of(instance: &Instance) -> Option<Value> {
+pub(super) fn main_of(instance: &Instance) -> Option<Value> {
     let answer: Value = serde_json::from_str(&instance.get("/v1/computes")).expect("JSON");
     let computes = answer["computes"].as_array().expect("a list");
     computes.iter().find(|compute| compute["name"] == "main").cloned()
 }
 
-fn until<T>(what: &str, instance: &Instance, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) fn until<T>(what: &str, instance: &Instance, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
@@ -46,7 +46,7 @@ fn until<T>(what: &str, instance: &Instance, mut look: impl FnMut() -> Option<T>
     }
 }
 
-fn kill(pid: u64) {
+pub(super) fn kill(pid: u64) {
     let kill = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
     assert!(kill.expect("kill runs").success());
 }
