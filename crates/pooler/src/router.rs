@@ -419,8 +419,7 @@ impl Router {
         let is_victim = |route: &&Rc<Route>| {
             let same_database = *route.key.database == *name.database;
             let same_user = *route.key.user == *name.user;
-            same_database != same_user
-                && (full.database && same_database || full.user && same_user)
+            same_database != same_user && (full.database && same_database || full.user && same_user)
         };
         let routes = self.routes();
         let idle = |route: &Rc<Route>| route.pool.idle().into_iter().next();

@@ -88,10 +88,8 @@ fn a_plain_password_that_has_changed_counts_at_once() {
     let cluster = cluster("trust", "scram-sha-256");
     cluster.sql("create table secrets as select 'ann' as name, 'apple' as secret");
     let query = "select name, secret from secrets where name = $1";
-    let settings = Settings {
-        auth_query: query.to_owned(),
-        ..asking(AuthType::ScramSha256, "postgres")
-    };
+    let settings =
+        Settings { auth_query: query.to_owned(), ..asking(AuthType::ScramSha256, "postgres") };
     run_with(cluster, settings, async |setting: &Setting| {
         for (old, new) in [("none before", "apple"), ("apple", "cherry")] {
             setting.cluster.sql(&format!("update secrets set secret = '{new}'"));
