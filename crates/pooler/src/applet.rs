@@ -17,7 +17,8 @@ use crate::command::{Answer, Command};
 use crate::console::snapshot::Snapshot;
 use crate::control::{self, PoolerOptions};
 use crate::listener::Listeners;
-use crate::router::{Links, Phase, Router};
+use crate::router::links::Links;
+use crate::router::{Phase, Router};
 use crate::settings::PoolMode;
 use crate::tls::TlsConfigs;
 

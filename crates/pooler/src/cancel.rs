@@ -15,7 +15,8 @@ use crate::backend::cancel_address;
 use crate::limits::CANCELS_MAX;
 use crate::registry;
 use crate::route::Route;
-use crate::router::{Message, Router};
+use crate::router::Router;
+use crate::router::links::Message;
 use crate::server::{Server, ServerState};
 use crate::settings::or_forever;
 

@@ -47,4 +47,4 @@ pub mod userlist;
 
 pub use applet::{Pooler, app};
 pub use control::{Load, PoolerOptions};
-pub use router::Links;
+pub use router::links::Links;

@@ -12,7 +12,8 @@ use runtime::net::{Address, Detached, Keepalive, ListenOptions, Listener, Stream
 
 use crate::frontend;
 use crate::limits::{LOGINS_FULL_PAUSE, LOGINS_MAX};
-use crate::router::{Message, Router};
+use crate::router::Router;
+use crate::router::links::Message;
 use crate::rules::Rules;
 use crate::settings::listen::ListenAddress;
 

@@ -19,7 +19,8 @@ use crate::console::snapshot::{
 };
 use crate::relay::reply::micros;
 use crate::route::Route;
-use crate::router::{Message, Phase, Router};
+use crate::router::links::Message;
+use crate::router::{Phase, Router};
 use crate::server::{Server, ServerState};
 use crate::target::Target;
 use crate::tls::TlsConfigs;
