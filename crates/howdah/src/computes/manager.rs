@@ -5,12 +5,14 @@
 //! 3. A compute that dies is forgotten, and the pooler told: clients that wait ask for it, and so it is started again,
 //!    at the end of what the page server has received.
 
+mod crashes;
+mod following;
+mod idle;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
 
-use pageserver::attachment::{Attachment, Server};
 use pg::lsn::Lsn;
 use pg::sqlstate::SqlState;
 use runtime::clock::{self, Instant};
@@ -25,12 +27,9 @@ use super::refusal::Refusal;
 use super::target::Target;
 use super::{Line, Phase, health, orphans};
 use crate::error::{Error, Result as Outcome, While};
-use crate::limits::{
-    COMPUTE_CRASH_MEMORY, COMPUTE_CRASH_PAUSE_MAX, COMPUTE_CRASH_PAUSE_MIN, COMPUTE_IDLE_POLL,
-    COMPUTE_LEASE_RENEWAL, COMPUTE_LEASE_SECONDS, COMPUTE_SPARE, COMPUTE_STEADY, COMPUTES_MAX,
-    POSTGRES_READY_WAIT,
-};
+use crate::limits::{COMPUTES_MAX, POSTGRES_READY_WAIT};
 use crate::pooling;
+use crashes::Crashes;
 
 /// Name of the file in the directory of computes that its Howdah holds.
 pub(super) const LOCK: &str = "lock";
@@ -42,8 +41,7 @@ pub(super) struct Manager {
     computes: RefCell<BTreeMap<String, Rc<Compute>>>,
     running: Rc<Permits>,
     starting: Rc<Permits>,
-    /// When a compute of this name died last, and how often in a row.
-    crashes: RefCell<BTreeMap<String, (Instant, u32)>>,
+    crashes: Crashes,
     /// When the compute of `main` died, until there is another.
     died: Cell<Option<Instant>>,
     numbers: Cell<u64>,
@@ -87,7 +85,7 @@ impl Manager {
             computes: RefCell::default(),
             running: Permits::new(running),
             starting: Permits::new(starting),
-            crashes: RefCell::default(),
+            crashes: Crashes::default(),
             died: Cell::default(),
             numbers: Cell::new(1),
             lock: RefCell::default(),
@@ -321,7 +319,7 @@ impl Manager {
             let detail = error.detail.map_or_else(String::new, |detail| format!(" ({detail})"));
             refusal.detail(format!("{}{detail}", error.message))
         };
-        clock::sleep(self.pause(&compute.name)).await;
+        clock::sleep(self.crashes.pause(&compute.name)).await;
         let _starting = match self.launcher.primary_of(&compute.spec) {
             // It waits for nobody.
             Some(primary) => {
@@ -373,79 +371,6 @@ impl Manager {
         }
     }
 
-    /// Has the page server keep the moment that a compute reads from, for a while.
-    async fn lease(&self, compute: &Compute, lsn: &str) -> Result<(), Refusal> {
-        let (branch, holder) = (compute.spec.branch.clone(), compute.holder());
-        let leased = self.pages.lease(branch, lsn.to_owned(), holder, COMPUTE_LEASE_SECONDS).await;
-        let gone = || Refusal::not_now("the page server does not run");
-        leased.ok_or_else(gone)?.map(drop).map_err(Refusal::of_page_server)
-    }
-
-    /// The same again, for all that run.
-    async fn renew_leases(&self) {
-        let all: Vec<Rc<Compute>> = self.computes.borrow().values().cloned().collect();
-        for compute in all {
-            let Some(lsn) = compute.lsn() else { continue };
-            if let Err(refusal) = self.lease(&compute, &lsn).await {
-                let error = &refusal.error;
-                tracing::warn!(compute = compute.name, %error, "what it reads may be thrown away");
-            }
-        }
-    }
-
-    /// Its moment may go.
-    async fn end_lease(&self, compute: &Compute) {
-        let Some(lsn) = compute.lsn() else { return };
-        let branch = compute.spec.branch.clone();
-        // A branch that is deleted has none; else it ends by itself.
-        let _ended = self.pages.end_lease(branch, lsn, compute.holder()).await;
-    }
-
-    /// Has the page server keep what a compute writes; before that its commits wait.
-    async fn attach(&self, compute: &Compute, ready: &Ready) -> Result<(), Refusal> {
-        if !compute.spec.writes_branch() {
-            return Ok(());
-        }
-        let server = Server::at(&ready.socket_dir.display().to_string(), ready.port);
-        let branch = compute.spec.branch.clone();
-        let attached = self.pages.attach(branch, Attachment { server, epoch: None }).await;
-        let gone = || Refusal::not_now("the page server does not run");
-        let attached = attached.ok_or_else(gone)?.map_err(|problem| {
-            let name = &compute.name;
-            let refusal =
-                Refusal::not_now(format!("the page server does not follow compute \"{name}\""));
-            refusal.detail(problem.message)
-        })?;
-        tracing::info!(
-            branch = compute.spec.branch,
-            epoch = attached.epoch,
-            end = attached.end,
-            "attached"
-        );
-        Ok(())
-    }
-
-    /// Whether the page server still follows an earlier compute of its branch, one of an earlier run perhaps.
-    async fn is_attached(&self, compute: &Compute) -> bool {
-        let all = self.pages.branches().await.unwrap_or_default();
-        let ours = all.iter().find(|branch| branch.name == compute.spec.branch);
-        ours.and_then(|branch| branch.writer.as_ref()).is_some_and(|writer| writer.server.is_some())
-    }
-
-    /// Has the page server take nothing more from a branch's last compute: the next begins at its end.
-    async fn detach(&self, compute: &Compute) {
-        if compute.spec.writes_branch() {
-            let detached = self.pages.detach(compute.spec.branch.clone()).await;
-            if let Some(Err(problem)) = detached {
-                tracing::warn!(
-                    branch = compute.spec.branch,
-                    error = problem.message,
-                    "could not detach"
-                );
-            }
-        }
-    }
-
     /// Until it dies or is stopped.
     async fn serve(&self, compute: &Compute, process: &Process) {
         let since = clock::now();
@@ -467,7 +392,7 @@ impl Manager {
                 if self.is_primary(compute) {
                     self.died.set(Some(clock::now()));
                 }
-                self.remember_crash(&compute.name, since.elapsed());
+                self.crashes.remember(&compute.name, since.elapsed());
             }
             First::B(()) => {
                 compute.phase.set(Phase::Stopping);
@@ -490,95 +415,6 @@ impl Manager {
         for text in texts {
             self.pooler.target_lost(text).await;
         }
-    }
-
-    fn remember_crash(&self, name: &str, ran: Duration) {
-        let mut crashes = self.crashes.borrow_mut();
-        crashes.retain(|_name, (at, _count)| at.elapsed() < COMPUTE_CRASH_MEMORY);
-        let (at, count) = crashes.entry(name.to_owned()).or_insert((clock::now(), 0));
-        let before = if ran < COMPUTE_STEADY { *count } else { 0 };
-        (*at, *count) = (clock::now(), before + 1);
-    }
-
-    /// How long to wait before it is started: it may die again. Once is no reason.
-    fn pause(&self, name: &str) -> Duration {
-        let crashes = self.crashes.borrow();
-        let recent = crashes.get(name).filter(|(at, _)| at.elapsed() < COMPUTE_CRASH_MEMORY);
-        recent.map_or(Duration::ZERO, |(_, count)| crash_pause(*count))
-    }
-
-    /// Looks now and then who is idle, for as long as the core runs.
-    pub(super) async fn watch(self: Rc<Self>) {
-        let mut renewed = clock::now();
-        loop {
-            clock::sleep(COMPUTE_IDLE_POLL).await;
-            if self.computes.borrow().is_empty() {
-                continue;
-            }
-            self.look().await;
-            if renewed.elapsed() >= COMPUTE_LEASE_RENEWAL {
-                renewed = clock::now();
-                self.renew_leases().await;
-            }
-        }
-    }
-
-    /// Stops who has been idle for long; and, if others wait for a place, who has been idle at all.
-    async fn look(&self) {
-        let Some(users) = self.pooler.targets().await else { return };
-        let all: Vec<Rc<Compute>> = self.computes.borrow().values().cloned().collect();
-        let runs = |compute: &&Rc<Compute>| compute.phase.get() == Phase::Running;
-        let mut idle = Vec::new();
-        for compute in all.iter().filter(runs) {
-            let texts = compute.texts.borrow();
-            let clients =
-                texts.iter().filter_map(|text| users.get(text)).map(|&count| u64::from(count));
-            compute.clients.set(clients.sum());
-            if compute.clients.get() > 0 {
-                compute.used.set(clock::now());
-            } else if !self.is_primary(compute) {
-                idle.push(Rc::clone(compute));
-            }
-        }
-        idle.sort_by_key(|compute| compute.used.get());
-        let timeout = self.launcher.settings.idle_timeout;
-        let mut wanted = self.queued();
-        for compute in idle {
-            let since = compute.used.get().elapsed();
-            let is_old = !timeout.is_zero() && since >= timeout;
-            let is_wanted = wanted > 0 && since >= COMPUTE_SPARE;
-            if (is_old || is_wanted) && self.release(&compute).await {
-                wanted = wanted.saturating_sub(1);
-            }
-        }
-    }
-
-    /// Whether one more gets a place at once. Those count, too, that are about to take theirs.
-    fn has_room(&self) -> bool {
-        let computes = self.computes.borrow();
-        let others = computes.values().filter(|it| self.launcher.primary_of(&it.spec).is_none());
-        let (queued, placed): (Vec<_>, Vec<_>) =
-            others.partition(|compute| compute.phase.get() == Phase::Queued);
-        queued.is_empty() && placed.len() < self.launcher.settings.max_running
-    }
-
-    /// Computes that wait for a place.
-    fn queued(&self) -> usize {
-        let computes = self.computes.borrow();
-        computes.values().filter(|compute| compute.phase.get() == Phase::Queued).count()
-    }
-
-    /// Stops it unless the pooler has a client for it; then nobody is cut off.
-    async fn release(&self, compute: &Compute) -> bool {
-        let texts = compute.texts.borrow().clone();
-        for text in texts {
-            if !self.pooler.release_target(text).await {
-                return false;
-            }
-        }
-        compute.phase.set(Phase::Stopping);
-        compute.stop.set(());
-        true
     }
 
     /// Stops the compute of this name, whoever uses it; false if there is none.
@@ -623,13 +459,6 @@ fn is_later(lsn: &str, than: &str) -> bool {
     matches!((lsn.parse::<Lsn>(), than.parse::<Lsn>()), (Ok(lsn), Ok(than)) if lsn > than)
 }
 
-/// How long to wait after so many deaths, each soon after a start. One is no reason.
-fn crash_pause(deaths: u32) -> Duration {
-    let Some(more) = deaths.checked_sub(2) else { return Duration::ZERO };
-    let doubled = COMPUTE_CRASH_PAUSE_MIN.saturating_mul(2_u32.saturating_pow(more));
-    doubled.min(COMPUTE_CRASH_PAUSE_MAX)
-}
-
 impl Compute {
     pub(super) fn is_read_only(&self) -> bool {
         self.is_read_only
@@ -665,18 +494,5 @@ impl Compute {
             mode: ready.map(|ready| ready.mode),
             log: launcher.log(&self.name),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pause_before_a_start_grows_and_leaves_time_for_the_start_within_two_seconds() {
-        let pauses: Vec<Duration> = (0..6).map(crash_pause).collect();
-        let known = [0, 0, 250, 500, 1000, 1000].map(Duration::from_millis);
-        assert_eq!(pauses, known);
-        assert_eq!(crash_pause(u32::MAX), COMPUTE_CRASH_PAUSE_MAX);
     }
 }
