@@ -72,11 +72,16 @@ impl Manager {
 
     /// Stops it unless the pooler has a client for it; then nobody is cut off.
     async fn release(&self, compute: &Compute) -> bool {
+        let asked_for = compute.used.get();
         let texts = compute.texts.borrow().clone();
         for text in texts {
             if !self.pooler.release_target(text).await {
                 return false;
             }
+        }
+        if compute.used.get() != asked_for {
+            // By somebody who came meanwhile, and was told where it is.
+            return false;
         }
         compute.phase.set(Phase::Stopping);
         compute.stop.set(());
