@@ -196,9 +196,12 @@ fn finish(
                 per_core.failures.count(Failure::server_error(sqlstate));
             }
         }
-        kind::COMMAND_COMPLETE if prepared::drops_all_statements(body) => {
+        // One of ours with a client behind it came before all that is known of the server's statements.
+        kind::COMMAND_COMPLETE
+            if hidden == to.is_none() && prepared::drops_all_statements(body) =>
+        {
             replies.discarded |= prepared::discards_all(body);
-            statements_dropped(server, to.filter(|_| !hidden));
+            statements_dropped(server, to);
         }
         _ => {}
     }

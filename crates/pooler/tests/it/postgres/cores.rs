@@ -97,6 +97,36 @@ fn a_single_server_goes_from_core_to_core() {
     check(settings, |address| Box::pin(async move { work(&address, 1).await }));
 }
 
+#[test]
+fn statements_are_prepared_anew_where_a_server_has_moved_to() {
+    let settings = Settings { default_pool_size: 1, ..settings() };
+    check(settings, |address| {
+        Box::pin(async move {
+            let mut tasks = Vec::new();
+            for client in 0..4 {
+                let mut session = session(&address).await;
+                session.parse("s", "select $1::int").sync();
+                assert_eq!(session.flush().await, "1Z");
+                tasks.push(executor::spawn(async move {
+                    for number in 0..20 {
+                        let value = (client * 100 + number).to_string();
+                        // All of it waits for the server, and is sent on as soon as that arrives.
+                        session.add_query("begin").bind("s", &[&value]).execute().sync().send();
+                        assert_eq!(session.answer().await, "TZ");
+                        assert_eq!(session.answer().await, format!("2({value})TZ"));
+                        session.bind("s", &[&value]).execute().sync();
+                        assert_eq!(session.flush().await, format!("2({value})TZ"));
+                        assert_eq!(session.query("commit").await, "Z");
+                    }
+                }));
+            }
+            for task in tasks {
+                task.await.expect("no client fails");
+            }
+        })
+    });
+}
+
 /// As many clients as get in; the unix socket deals them out to the cores in turn.
 async fn crowd(address: &Address, user: &str, database: &str) -> Vec<Session> {
     let mut inside = Vec::new();
