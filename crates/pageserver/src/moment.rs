@@ -119,13 +119,13 @@ impl Moment {
     /// The WAL from `start` (not before [`Moment::wal_start`]) up to `end`; zeroes behind its end.
     pub async fn wal(&self, start: Lsn, end: Lsn) -> std::io::Result<Vec<u8>> {
         let received_until = self.image.wal_start.min(end);
-        let mut bytes = match start < received_until {
-            true if start >= self.received_from => {
-                self.timeline.wal.read(start, received_until).await?
-            }
-            true => self.missing(start, received_until),
-            false => Vec::new(),
-        };
+        let mut bytes = Vec::new();
+        if start < received_until {
+            let received_from = self.received_from.clamp(start, received_until);
+            bytes = self.missing(start, received_from);
+            // Whoever follows the server compares what both have.
+            bytes.append(&mut self.timeline.wal.read(received_from, received_until).await?);
+        }
         let at = (start + bytes.len() as u64).bytes_since(self.image.wal_start);
         let length = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let ours = self.image.wal.get(length(at)..).unwrap_or_default();

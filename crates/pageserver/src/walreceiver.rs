@@ -108,7 +108,8 @@ impl<'t> WalReceiver<'t> {
     pub async fn probe(mut self, connection: &mut Connection) -> Result<(), Error> {
         self.from = self.timeline.ingested();
         self.start(connection, None).await?;
-        while self.unchecked && self.from < self.arrived.sender_end {
+        let is_first = self.is_at_branch_point();
+        while self.unchecked && (is_first || self.from < self.arrived.sender_end) {
             let expected = self.from + self.arrived.buffer.len() as u64;
             self.gather_one(connection, expected).await?;
             self.check_continuation().await?;
@@ -254,18 +255,20 @@ impl<'t> WalReceiver<'t> {
             return Ok(());
         }
         let start = self.from;
-        let last = self.timeline.last_record(start).await?;
-        let Some(last) = last.filter(|last| last.end == start) else {
+        let last = self.timeline.last_record(start).await?.filter(|last| last.end == start);
+        let is_first = self.is_at_branch_point();
+        if last.is_none() && !is_first {
             self.unchecked = false;
             return Ok(());
-        };
+        }
         let manifest = &self.timeline.manifest;
         let mut decoder = StreamDecoder::at_record(start, manifest.wal_segment_bytes)
             .expect_system(manifest.system_identifier)
-            .assume_version(manifest.wal_version())
-            .expect_previous(last.start);
-        // A compute's first record is the checkpoint that it was started with; a server without it is none of ours.
-        let is_first = self.timeline.ancestor.as_ref().is_some_and(|(_, at)| *at == start);
+            .assume_version(manifest.wal_version());
+        // An ancestor's WAL may be gone.
+        if let Some(last) = last {
+            decoder = decoder.expect_previous(last.start);
+        }
         match decoder.next(&mut self.arrived.buffer.as_slice()) {
             Ok(Some(record)) if is_first && !is_shutdown_checkpoint(&record) => {
                 return Err(self.another_history());
@@ -277,6 +280,11 @@ impl<'t> WalReceiver<'t> {
             Err(_) => return Err(self.another_history()),
         }
         Ok(())
+    }
+
+    /// A compute's first record is the checkpoint that it was started with; a server without it is none of ours.
+    fn is_at_branch_point(&self) -> bool {
+        self.timeline.ancestor.as_ref().is_some_and(|(_, at)| *at == self.from)
     }
 
     fn another_history(&self) -> Error {

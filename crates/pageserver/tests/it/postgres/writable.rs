@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use pageserver::api::Phase;
 use pageserver::client::Client;
+use pageserver::settings::Settings;
 use pageserver::verify::verify;
 use pg::lsn::Lsn;
 use pg::wal::segment::SegmentName;
@@ -263,5 +264,50 @@ fn main_is_taken_over_by_a_compute_when_its_server_has_died() {
     assert_eq!(service.attach("main", &second.socket(), None).expect("it goes on").epoch, 3);
     second.sql("DELETE FROM t WHERE i % 2 = 0");
     stop_and_verify(&service, "main", &mut second);
+    service.stop();
+}
+
+#[test]
+fn a_branch_whose_ancestor_has_no_wal_there_any_more_is_written_by_its_own_compute_alone() {
+    let cluster = Cluster::start("trimmed", &["--wal-segsize", "1"], &["wal_keep_size = 1GB"]);
+    let (tools, folder) = (Tools::of(&cluster), Folder::new("trimmed-ps"));
+    let settings = Settings {
+        wal_keep_bytes: 0,
+        collection_interval_ms: 50,
+        checkpoint_timeout_ms: 500,
+        ..settings(folder.path(), cluster.socket())
+    };
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 100) i");
+    let moment = current_lsn(&cluster);
+    service.wait_lsn(moment);
+    service.branch("b", "main", "").expect("it can be made");
+    for _segment in 0..3 {
+        cluster.sql("INSERT INTO t SELECT i FROM generate_series(1, 20000) i");
+    }
+    let oldest = || {
+        let entries = std::fs::read_dir(folder.path().join("wal")).expect("there is WAL");
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.len() == 24).min()
+    };
+    let of_moment = SegmentName::of(1, moment, 1 << 20).to_string();
+    service.wait("the WAL's removal", |_status| oldest().is_some_and(|name| name > of_moment));
+
+    let first = compute((&cluster, &tools), &service, ("b", "first"));
+    let refused = service.attach("b", &cluster.socket(), None).expect_err("it is main's");
+    assert!(refused.contains("does not go on"), "{refused}");
+    service.attach("b", &first.socket(), None).expect("it was started there");
+    first.sql("DELETE FROM t WHERE i > 50; CREATE INDEX ON t (i)");
+    first.kill();
+    service.kill();
+    let service = Service::start(settings);
+    service.wait_streaming();
+    service.detach("b");
+    let mut second = compute((&cluster, &tools), &service, ("b", "second"));
+    assert_eq!(second.sql("SELECT count(*) FROM t"), "50");
+    service.attach("b", &second.socket(), None).expect("it goes on there");
+    second.sql("INSERT INTO t VALUES (1)");
+    stop_and_verify(&service, "b", &mut second);
     service.stop();
 }
