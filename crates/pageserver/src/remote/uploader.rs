@@ -462,7 +462,8 @@ impl Uploader {
             let evicted = timeline.store.evict(own.saturating_sub(excess)).await;
             let evicted = evicted
                 .map_err(|source| Error::file("remove layers of", &timeline.layers, source))?;
-            all -= evicted.bytes;
+            // More than was counted, if some came since.
+            all = all.saturating_sub(evicted.bytes);
         }
         Ok(())
     }
