@@ -1,4 +1,5 @@
-//! Throw-away PostgreSQL clusters for tests: a folder and a unix socket of their own, gone when dropped.
+//! Throw-away servers for tests: PostgreSQL clusters with a folder and a unix socket of their own, and an S3 server, gone
+//! when dropped.
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -7,6 +8,7 @@
 
 mod folder;
 mod programs;
+mod s3;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 pub use folder::{Account, Folder, give, server_account};
 pub use programs::Programs;
+pub use s3::{S3_CREDENTIALS, S3Server};
 
 /// The number in the name of the unix socket.
 const PORT: u16 = 5432;
@@ -33,16 +36,24 @@ pub struct Cluster {
 impl Cluster {
     /// Runs initdb, with these arguments besides the usual ones; starts nothing.
     pub fn create(programs: Programs, name: &str, initdb: &[&str]) -> Cluster {
+        let usual = ["-A", "trust", "-U", "postgres", "--no-sync", "--no-locale", "-E", "UTF8"];
+        Cluster::make(programs, name, "initdb", &[&usual, initdb].concat())
+    }
+
+    /// A copy of another, or of what a page service has: runs pg_basebackup with a connection string and these arguments
+    /// besides; starts nothing.
+    pub fn copy(programs: Programs, name: &str, source: &str, arguments: &[&str]) -> Cluster {
+        Cluster::make(programs, name, "pg_basebackup", &[&["-d", source], arguments].concat())
+    }
+
+    fn make(programs: Programs, name: &str, program: &str, arguments: &[&str]) -> Cluster {
         let folder = Folder::new(name);
         let account = server_account();
         give(&folder.0, account);
         let cluster = Cluster { programs, account, server: None, port: PORT, folder };
         let data = cluster.data();
-        let mut arguments = vec!["-D", data.to_str().expect("a path of ours")];
-        arguments.extend(["-A", "trust", "-U", "postgres", "--no-sync"]);
-        arguments.extend(["--no-locale", "-E", "UTF8"]);
-        arguments.extend(initdb);
-        cluster.run("initdb", &arguments);
+        let target = ["-D", data.to_str().expect("a path of ours")];
+        cluster.run(program, &[&target, arguments].concat());
         let socket = format!("unix_socket_directories = '{}'", cluster.folder().display());
         cluster.configure(&["listen_addresses = ''", "fsync = off", &socket]);
         cluster

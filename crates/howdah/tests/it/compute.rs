@@ -221,7 +221,7 @@ pub(crate) fn is_alive(pid: Option<u64>) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn post(api: &str, path: &str, body: &str) -> String {
+pub(crate) fn post(api: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(api).expect("the API listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let length = body.len();

@@ -13,5 +13,7 @@ mod compute;
 mod drivers;
 // One `howdah up` in a folder of its own, and the programs to use it with.
 mod instance;
+// One `howdah node` with a file of the test's own.
+mod node;
 // What needs a server: nextest runs modules of this name two at a time.
 mod postgres;

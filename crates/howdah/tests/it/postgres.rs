@@ -9,5 +9,6 @@ mod primary;
 mod readme;
 mod replicas;
 mod restores;
+mod s3;
 mod slots;
 mod wal;

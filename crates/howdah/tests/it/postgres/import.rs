@@ -1,13 +1,14 @@
 //! `howdah import`: a server that runs elsewhere is looked at, taken in while it is written, followed and branched.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::instance::{Folder, HOWDAH, Instance, free_port, program};
+use crate::node::Node;
 
 /// Against hangs only.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -64,7 +65,8 @@ fn a_server_that_is_written_is_taken_in_and_branched() {
     let again: Value = serde_json::from_str(&again).expect("JSON");
     assert_eq!(again["oldest_lsn"], said["oldest_lsn"], "no second base backup");
 
-    let mut node = Node::start(&directory);
+    let imported = Imported::start(&directory);
+    let node = &imported.node;
     let sums = "SELECT count(*), sum(abalance), (SELECT count(*) FROM pgbench_history) FROM pgbench_accounts";
     let expected = instance.sql(sums);
     instance.sql("CREATE TABLE howdah_moment ()");
@@ -74,18 +76,19 @@ fn a_server_that_is_written_is_taken_in_and_branched() {
         assert!(Instant::now() < deadline, "{error}\n{}", node.log());
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(node.sql("postgres@try", sums), expected);
+    assert_eq!(imported.sql("postgres@try", sums), expected);
     assert_eq!(
-        node.sql("postgres@try", "SHOW max_connections"),
+        imported.sql("postgres@try", "SHOW max_connections"),
         instance.sql("SHOW max_connections")
     );
-    let written = node.sql("postgres@try", "CREATE TABLE t AS SELECT 1 AS one; SELECT one FROM t");
+    let written =
+        imported.sql("postgres@try", "CREATE TABLE t AS SELECT 1 AS one; SELECT one FROM t");
     assert_eq!(written, "1");
     assert_eq!(instance.sql("SELECT to_regclass('t') IS NULL"), "t");
     // Others keep out meanwhile.
     let error = run(&arguments).expect_err("the node has the folder");
     assert!(error.contains("in use by process") || error.contains("another Howdah"), "{error}");
-    node.stop();
+    imported.node.stop();
 }
 
 #[test]
@@ -144,15 +147,13 @@ fn what_stands_in_the_way_is_named() {
     assert_eq!(slots(&instance), "howdah");
 }
 
-/// A `howdah node` on an imported directory.
-struct Node {
-    child: Child,
-    log: PathBuf,
-    api: String,
+/// A `howdah node` on an imported directory, and the port of its pooler.
+struct Imported {
+    node: Node,
     pooler: u16,
 }
 
-impl Node {
+impl Imported {
     /// On ports of its own, and letting everybody in.
     fn start(directory: &Path) -> Self {
         let path = directory.join("howdah.toml");
@@ -169,74 +170,21 @@ impl Node {
             );
         let config = directory.join("test.toml");
         fs::write(&config, format!("[api]\nlisten = \"{api}\"\n\n{text}")).expect("ours");
-        let log = directory.join("log");
-        let errors = File::create(&log).expect("ours");
-        let child = Command::new(HOWDAH)
-            .args(["node", "--cores", "1", "--config"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .expect("howdah starts");
-        let mut node = Self { child, log, api, pooler };
-        let deadline = Instant::now() + PATIENCE;
-        while !node.howdah(&["timeline", "status", "--json"]).is_ok_and(|s| s.contains("streaming"))
-        {
-            let ended = node.child.try_wait().expect("our child").is_some();
-            assert!(!ended && Instant::now() < deadline, "it does not follow: {}", node.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        node
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn howdah(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new(HOWDAH)
-            .args(["--api", &self.api])
-            .args(arguments)
-            .output()
-            .expect("howdah runs");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        let mut node = Node::start(&config, &api, &[]);
+        node.wait_streaming();
+        Self { node, pooler }
     }
 
     fn sql(&self, database: &str, statement: &str) -> String {
+        let port = self.pooler.to_string();
         let output = Command::new(program("psql"))
-            .args(["-h", "127.0.0.1", "-p", &self.pooler.to_string(), "-U", "postgres"])
-            .args([
-                "-X",
-                "-A",
-                "-t",
-                "-q",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-d",
-                database,
-                "-c",
-                statement,
-            ])
+            .args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres"])
+            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement])
             .env("PGCONNECT_TIMEOUT", "180")
             .output()
             .expect("psql runs");
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{statement}: {error}\n{}", self.log());
+        assert!(output.status.success(), "{statement}: {error}\n{}", self.node.log());
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-
-    fn stop(&mut self) {
-        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
-        assert!(self.child.wait().expect("our child").success(), "{}", self.log());
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ended_before = self.child.kill();
-        let _reaped = self.child.wait();
     }
 }

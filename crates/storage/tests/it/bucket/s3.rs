@@ -1,12 +1,9 @@
 //! A bucket on a real S3 server, `/tests/s3`.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::{S3_CREDENTIALS, S3Server};
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, RetryConfig};
@@ -17,97 +14,34 @@ use proxy::Proxy;
 
 mod proxy;
 
-/// The server, which is killed with the value.
-struct S3Server {
-    process: Child,
-    endpoint: String,
+/// A new bucket on a server.
+fn bucket(server: &S3Server, name: &str) -> Bucket {
+    bucket_by(server, server.endpoint(), name, Duration::from_secs(60))
 }
 
-impl S3Server {
-    /// `None` where Python or the package cannot be had; with `CI` set that is an error.
-    fn start() -> Option<S3Server> {
-        let place = install()?;
-        #[expect(clippy::disallowed_methods, reason = "a test starts a server, on no core")]
-        let mut process = Command::new("python3")
-            .arg(folder().join("server.py"))
-            .env("PYTHONPATH", place)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 starts");
-        let mut port = String::new();
-        let printed = process.stdout.take().expect("it is a pipe");
-        BufReader::new(printed).read_line(&mut port).expect("the server prints its port");
-        let port: u16 = port.trim().parse().expect("the server's port");
-        Some(S3Server { process, endpoint: format!("http://127.0.0.1:{port}") })
-    }
-
-    fn address(&self) -> SocketAddr {
-        let address = self.endpoint.strip_prefix("http://").expect("it is ours");
-        address.parse().expect("it is an address")
-    }
-
-    /// A new bucket on it, which S3 itself does not make by itself.
-    fn bucket(&self, name: &str) -> Bucket {
-        self.bucket_by(&self.endpoint, name, Duration::from_secs(60))
-    }
-
-    /// The same, asked for by way of another address.
-    fn bucket_by(&self, endpoint: &str, name: &str, attempt: Duration) -> Bucket {
-        #[expect(clippy::disallowed_methods, reason = "a test asks a server, on no core")]
-        let made = Command::new("curl")
-            .args(["--silent", "--fail", "--request", "PUT"])
-            .arg(format!("{}/{name}", self.endpoint))
-            .stdout(Stdio::null())
-            .status()
-            .expect("curl runs");
-        assert!(made.success(), "the bucket is not made");
-        let store = AmazonS3Builder::new()
-            .with_bucket_name(name)
-            .with_endpoint(endpoint)
-            .with_allow_http(true)
-            .with_retry(RetryConfig { max_retries: 2, ..RetryConfig::default() })
-            .with_region("us-east-1")
-            .with_access_key_id("testing")
-            .with_secret_access_key("testing")
-            .build()
-            .expect("an S3 client");
-        let store: Arc<dyn ObjectStore> = Arc::new(store);
-        let patience = Patience { attempt, request: Duration::from_secs(240) };
-        Bucket::over(store, ObjectPath::from("pre/fix"), bridge(), patience)
-    }
-}
-
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/s3")
-}
-
-#[expect(clippy::print_stdout, reason = "a test that is passed over says so")]
-fn install() -> Option<String> {
-    #[expect(clippy::disallowed_methods, reason = "a test installs its server, on no core")]
-    let installed = Command::new(folder().join("install")).output().expect("the script runs");
-    let printed = String::from_utf8_lossy(&installed.stdout).trim().to_owned();
-    match installed.status.code() {
-        Some(0) => Some(printed),
-        Some(77) => {
-            println!("skipped: {printed}");
-            None
-        }
-        _ => panic!("{printed}{}", String::from_utf8_lossy(&installed.stderr)),
-    }
+/// The same, asked for by way of another address.
+fn bucket_by(server: &S3Server, endpoint: &str, name: &str, attempt: Duration) -> Bucket {
+    server.make_bucket(name);
+    let [(_, key), (_, secret)] = S3_CREDENTIALS;
+    let store = AmazonS3Builder::new()
+        .with_bucket_name(name)
+        .with_endpoint(endpoint)
+        .with_allow_http(true)
+        .with_retry(RetryConfig { max_retries: 2, ..RetryConfig::default() })
+        .with_region("us-east-1")
+        .with_access_key_id(key)
+        .with_secret_access_key(secret)
+        .build()
+        .expect("an S3 client");
+    let store: Arc<dyn ObjectStore> = Arc::new(store);
+    let patience = Patience { attempt, request: Duration::from_secs(240) };
+    Bucket::over(store, ObjectPath::from("pre/fix"), bridge(), patience)
 }
 
 #[test]
 fn s3_is_a_bucket() {
     let Some(server) = S3Server::start() else { return };
-    let bucket = server.bucket("shop");
+    let bucket = bucket(&server, "shop");
     on_a_core(async {
         check_bucket(&bucket, &Folder::new("s3")).await;
         let document = Numbered::new(&bucket, "main/manifest");
@@ -124,7 +58,7 @@ fn s3_is_a_bucket() {
 fn s3_that_fails_is_outlasted_and_a_stale_writer_refused() {
     let Some(server) = S3Server::start() else { return };
     let proxy = Proxy::start(server.address());
-    let bucket = server.bucket_by(&proxy.endpoint(), "faults", Duration::from_secs(5));
+    let bucket = bucket_by(&server, &proxy.endpoint(), "faults", Duration::from_secs(5));
     on_a_core(async {
         for number in 0..8_u8 {
             let name = format!("things/{number:02}");
