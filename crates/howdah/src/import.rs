@@ -95,7 +95,7 @@ pub fn run(
     let account = User::with_uid(effective_uid()).or_fail("could not read the accounts")?;
     let account = account.map_or_else(String::new, |user| user.name);
     let conninfo = Conninfo::read(&options.from, &environment.credentials, &account)?;
-    let origin = Origin::new(&conninfo, &options.slot);
+    let origin = Origin::new(&conninfo, &options.slot)?;
     let directory = &options.directory;
     let config = directory.join(CONFIG);
     let resumes = fs::exists(&config);
@@ -212,24 +212,31 @@ fn failed(error: &pageserver::error::Error) -> Error {
 }
 
 impl Origin {
-    fn new(conninfo: &Conninfo, slot: &str) -> Self {
-        Self {
+    fn new(conninfo: &Conninfo, slot: &str) -> Result<Self> {
+        let authorities = conninfo.ssl_root_certificate.as_deref();
+        // It goes into a file that is read elsewhere.
+        let authorities = authorities.map(std::path::absolute).transpose();
+        Ok(Self {
             server: conninfo.server(),
             user: conninfo.user.clone(),
             password: conninfo.password.clone(),
             database: conninfo.database.clone(),
             slot: slot.to_owned(),
             ssl_mode: conninfo.ssl_mode,
-            ssl_root_certificate: conninfo.ssl_root_certificate.clone(),
+            ssl_root_certificate: authorities.or_fail("sslrootcert is no path")?,
             host: conninfo.host.clone(),
             port: conninfo.port,
-        }
+        })
     }
 
     /// A log-in for replication; to a database where SQL is to be run.
     fn login(&self, database: &str) -> Result<Login> {
         let encryption = Encryption::new(self.ssl_mode, self.ssl_root_certificate.as_deref())
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| {
+                Error::new(error.to_string()).hint(
+                    "sslrootcert in the connection string, or PGSSLROOTCERT, names a file of authorities",
+                )
+            })?;
         Ok(Login {
             server: self.server.clone(),
             user: self.user.clone(),

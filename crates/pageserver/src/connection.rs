@@ -79,6 +79,12 @@ impl Login {
     }
 }
 
+/// What can be done about TLS that fails.
+const UNTRUSTED: &str = "the authority that sslrootcert names must have signed the server's certificate, for sslmode verify-full to the host's name as it is connected to";
+/// The same about a server without it.
+const UNENCRYPTED: &str =
+    "set ssl = on in the server, which takes a certificate, or choose an sslmode that does without";
+
 impl Connection {
     /// Connects and logs in, for physical replication.
     pub async fn connect(login: &Login) -> Result<Connection, Error> {
@@ -117,23 +123,24 @@ impl Connection {
 
     /// Asks for TLS, and goes on encrypted, or not if the mode allows that.
     async fn encrypt(&mut self, encryption: &Encryption, host: &str) -> Result<(), Error> {
-        let refused = |message: String| Error::Connection {
-            server: host.to_owned(),
-            source: io::Error::new(io::ErrorKind::ConnectionRefused, message),
+        let refused = |message: String, hint| Error::Encryption {
+            server: self.server.clone(),
+            message,
+            hint,
         };
         let mut packet = Vec::new();
         startup::write_ssl_request(&mut packet);
         self.send(&packet).await?;
-        let answered = self.messages.receive_raw().await;
-        let answer = answered.map_err(|source| refused(source.to_string()))?.to_vec();
+        let answered = self.messages.receive_raw().await.map(<[u8]>::to_vec);
+        let answer = answered.map_err(|source| self.failed(source))?;
         self.messages.take_raw(1);
         match (answer.as_slice(), &encryption.tls) {
             (b"S", Some(tls)) => {
                 let shaken = self.messages.connect_tls(tls, host).await;
-                shaken.map_err(|error| refused(error.to_string()))
+                shaken.map_err(|error| refused(error.to_string(), UNTRUSTED))
             }
             (b"N", _) if encryption.mode < SslMode::Require => Ok(()),
-            (b"N", _) => Err(refused("the server does not support TLS".to_owned())),
+            (b"N", _) => Err(refused("the server does not support TLS".to_owned(), UNENCRYPTED)),
             // More bytes than one would be taken for encrypted ones (CVE-2021-23222).
             _ => Err(Error::protocol("an answer to the request for TLS that is none")),
         }

@@ -16,6 +16,8 @@ pub enum Error {
     File { what: &'static str, path: PathBuf, source: io::Error },
     /// The connection to Postgres.
     Connection { server: String, source: io::Error },
+    /// There is no encrypted connection to Postgres although there has to be one.
+    Encryption { server: String, message: String, hint: &'static str },
     /// Postgres refused.
     Server { sqlstate: Option<SqlState>, message: String },
     /// Postgres answered what the protocol does not allow here.
@@ -51,6 +53,7 @@ impl Error {
         match self {
             Error::File { .. } | Error::Connection { .. } | Error::Server { .. } => true,
             Error::Protocol(_) | Error::StreamEnded | Error::Store { .. } => true,
+            Error::Encryption { .. } => true,
             Error::Behind { .. } | Error::TimelineEnded => true,
             Error::Refused { .. } | Error::Damaged(_) => false,
         }
@@ -76,7 +79,7 @@ impl Error {
             Error::Server { sqlstate: Some(SqlState::UNDEFINED_FILE), .. } => Some(
                 "if the slot was dropped, start with an empty directory to take a new base backup",
             ),
-            Error::Refused { hint, .. } => Some(hint),
+            Error::Refused { hint, .. } | Error::Encryption { hint, .. } => Some(hint),
             Error::Store { hint, .. } => *hint,
             Error::Damaged(_) => Some("start with an empty directory to take a new base backup"),
             _ => None,
@@ -92,6 +95,9 @@ impl fmt::Display for Error {
             }
             Error::Connection { server, source } => {
                 write!(f, "connection to Postgres at {server} failed: {source}")
+            }
+            Error::Encryption { server, message, .. } => {
+                write!(f, "connection to Postgres at {server} failed: {message}")
             }
             Error::Server { sqlstate: Some(state), message } => {
                 write!(f, "Postgres refused: {message} ({state})")

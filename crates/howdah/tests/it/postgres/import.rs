@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cluster::{Cluster, Programs};
 use serde_json::Value;
 
 use crate::instance::{Folder, HOWDAH, Instance, free_port, program};
@@ -145,6 +146,100 @@ fn what_stands_in_the_way_is_named() {
         assert!(!Path::new(&directory).exists(), "{from} leaves nothing behind");
     }
     assert_eq!(slots(&instance), "howdah");
+}
+
+/// A cluster that user `taker` may enter with a password and TLS only, and a folder with the authority's certificate.
+fn over_tls() -> (Cluster, Folder) {
+    let mut cluster = Cluster::create(Programs::default(), "tls", &[]);
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]);
+    let made = made.expect("a certificate can be made");
+    cluster.make_file("server.crt", &made.cert.pem());
+    cluster.make_file("server.key", &made.signing_key.serialize_pem());
+    let folder = Folder::new();
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]);
+    let other = other.expect("a certificate can be made").cert.pem();
+    for (name, text) in [("root.crt", made.cert.pem()), ("other.crt", other)] {
+        fs::write(folder.path().join(name), text).expect("the folder is ours");
+    }
+    cluster.allow(
+        "hostssl all,replication taker 127.0.0.1/32 scram-sha-256\n\
+         host all,replication taker 127.0.0.1/32 reject",
+    );
+    cluster.serve_tcp(&["ssl=on"]);
+    cluster.sql("CREATE ROLE taker LOGIN REPLICATION PASSWORD 'geheim'");
+    (cluster, folder)
+}
+
+#[test]
+fn a_server_behind_tls_and_a_password_is_taken_in_and_followed() {
+    let (cluster, folder) = over_tls();
+    cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i");
+    let address = format!("127.0.0.1:{}/postgres", cluster.port());
+    let verified = "sslmode=verify-full&sslrootcert=root.crt";
+    let checked = import(&["--check", "--dir", "imported", "--from"])
+        .arg(format!("postgres://taker@{address}?{verified}"))
+        .current_dir(folder.path())
+        .env("PGPASSWORD", "geheim")
+        .output()
+        .expect("howdah runs");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let imported = import(&["--dir", "imported", "--from"])
+        .arg(format!("postgres://taker:geheim@{address}?{verified}"))
+        .current_dir(folder.path())
+        .output()
+        .expect("howdah runs");
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    // From another folder than the one that the path of the authority was relative to.
+    let imported = Imported::start(&folder.path().join("imported"));
+    let encrypted = "SELECT usename, ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
+    assert_eq!(cluster.sql(encrypted), "taker|t");
+    let lsn = cluster.sql("INSERT INTO t VALUES (0) RETURNING pg_current_wal_flush_lsn()");
+    let mut node = imported.node;
+    node.wait("the branch", |node| node.howdah(&["branch", "create", "b", "--at", &lsn]).ok());
+    assert!(!node.log().contains("geheim"));
+    node.stop();
+}
+
+#[test]
+fn what_is_wrong_about_tls_or_the_password_is_said_and_what_to_do() {
+    let (mut cluster, folder) = over_tls();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (root, other, directory) = (path("root.crt"), path("other.crt"), path("imported"));
+    let check = |port: u16, user: &str, options: &str, parts: &[&str]| {
+        let from = format!("postgres://{user}@127.0.0.1:{port}/postgres?{options}");
+        let error = run(&["--from", &from, "--dir", &directory]).expect_err(&from);
+        for part in parts {
+            assert!(error.contains(part), "{from}: {error}");
+        }
+        assert!(!error.contains("geheim") && !Path::new(&directory).exists(), "{from}: {error}");
+    };
+    let (port, good) = (cluster.port(), format!("sslmode=verify-ca&sslrootcert={root}"));
+    let wrong = format!("sslmode=verify-ca&sslrootcert={other}");
+    check(port, "taker:geheim", &wrong, &["certificate", "hint: the authority that sslrootcert"]);
+    let missing = format!("sslmode=verify-full&sslrootcert={root}.none");
+    check(port, "taker:geheim", &missing, &["root.crt.none", "hint: sslrootcert"]);
+    check(port, "taker:geheim", "sslmode=verify-full", &["verify-full", "hint: sslrootcert"]);
+    check(
+        port,
+        "taker:geheimer",
+        &good,
+        &["password authentication failed", "hint: give the pass"],
+    );
+    check(port, "taker", &good, &["hint: give the password by PGPASSWORD"]);
+    check(port, "taker:geheim", "sslmode=disable", &["pg_hba.conf", "hint: allow it"]);
+    // The certificate is not for this name.
+    let from = format!(
+        "host=localhost port={port} user=taker password=geheim dbname=postgres sslmode=verify-full sslrootcert={root}"
+    );
+    let error = run(&["--from", &from, "--dir", &directory]).expect_err("another name");
+    assert!(error.contains("localhost") && error.contains("verify-full to the host"), "{error}");
+    assert_eq!(cluster.sql("SELECT count(*) FROM pg_replication_slots"), "0");
+
+    cluster.stop("fast");
+    cluster.serve_tcp(&["ssl=off"]);
+    let expected = ["does not support TLS", "hint: set ssl = on"];
+    check(cluster.port(), "taker:geheim", "sslmode=require", &expected);
+    check(cluster.port(), "taker:geheim", &good, &expected);
 }
 
 /// A `howdah node` on an imported directory, and the port of its pooler.
