@@ -133,7 +133,8 @@ impl End {
     }
 }
 
-/// What a client in session mode is told whose server has to go (`server_fast_close`).
+/// What a client is told whose database is no longer there, or, in session mode, whose server has to go
+/// (`server_fast_close`).
 pub(crate) fn settings_changed() -> Report {
     Report::fatal(SqlState::ADMIN_SHUTDOWN, "database configuration changed")
 }

@@ -40,6 +40,8 @@ pub(crate) struct Pool {
     pub(crate) asked: Cell<u32>,
     failure: RefCell<Option<LastFailure>>,
     pub(crate) paused: Cell<bool>,
+    /// No rule leads here any more: nobody gets a server.
+    retired: Cell<bool>,
     /// Servers of an older one are closed when they come free.
     pub(crate) generation: Cell<u64>,
     /// Log-ins that wait to learn what a server says of itself.
@@ -368,6 +370,9 @@ impl Route {
 
     /// The failure that keeps this pool from trying again just now, if it has no server either.
     pub(crate) fn recent_failure(&self) -> Option<Report> {
+        if self.pool.retired.get() {
+            return Some(settings_changed());
+        }
         let failure = self.pool.failure.borrow();
         let failure = failure.as_ref()?;
         if self.pool.total() > 0 {
@@ -409,6 +414,14 @@ impl Route {
                 client.end(End::Told(settings_changed()));
             }
         }
+    }
+
+    /// Has been forgotten: clients end what they have begun, and are told when they want to begin something.
+    pub(crate) fn retire(self: &Rc<Route>) {
+        self.pool.retired.set(true);
+        self.reconnect();
+        self.fail_waiters(&settings_changed());
+        self.wake_logins();
     }
 
     /// Drops all clients and servers.

@@ -346,8 +346,11 @@ impl Router {
             };
             match rule {
                 Some(rule) => route.configure(&rules, rule),
-                // Its clients may stay; new ones find it no longer.
-                None => self.forget_route(&route.key),
+                // New clients find it no longer, and the other cores do not either.
+                None => {
+                    self.forget_route(&route.key);
+                    route.retire();
+                }
             }
             if !old.servers_survive(&rules, database, user) {
                 route.welcome.replace(None);

@@ -47,14 +47,16 @@ fn a_setting_that_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_reload_takes_a_database_away_from_new_clients_only() {
+fn a_reload_that_takes_a_database_away_leaves_clients_what_they_have_begun() {
     let without = |version, mut settings: Settings, _changed: Option<Settings>| {
         let entry = settings.databases.remove("*").expect("the fallback");
         settings.databases.insert("other".to_owned(), entry);
         load(version, settings)
     };
     run_with(settings(), without, async |world| {
-        let mut old = world.log_in("shop").await;
+        let (mut old, mut idle) = (world.log_in("shop").await, world.log_in("shop").await);
+        idle.query("before").await;
+        assert_eq!(idle.answers().await, ["row before", "SELECT 1", "ready I"]);
         old.query("begin").await;
         assert_eq!(old.answers().await, ["BEGIN", "ready T"]);
         assert_eq!(world.console("RELOAD").await, ["RELOAD", "ready I"]);
@@ -63,5 +65,11 @@ fn a_reload_takes_a_database_away_from_new_clients_only() {
         assert_eq!(new.answers().await, ["FATAL 3D000 database \"shop\" does not exist", "closed"]);
         old.query("go on").await;
         assert_eq!(old.answers().await, ["row go on", "SELECT 1", "ready I"]);
+        world.until("its servers are closed", async || world.server.open.get() == 0).await;
+        for mut client in [old, idle] {
+            client.query("anew").await;
+            let told = ["FATAL 57P01 database configuration changed", "closed"];
+            assert_eq!(client.answers().await, told);
+        }
     });
 }
