@@ -9,6 +9,7 @@ mod idle;
 mod kills;
 mod lifecycle;
 mod login;
+mod majors;
 mod past;
 mod promotions;
 mod remote;

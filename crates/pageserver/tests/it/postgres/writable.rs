@@ -6,7 +6,7 @@ use std::process::Stdio;
 use pageserver::api::Phase;
 use pageserver::client::Client;
 use pageserver::settings::Settings;
-use pageserver::verify::verify;
+use pageserver::verify;
 use pg::lsn::Lsn;
 use pg::wal::segment::SegmentName;
 
@@ -35,10 +35,15 @@ pub(crate) fn compute<'t>(
 /// Stops a compute orderly, and compares its files with what the page server has of the branch.
 pub(crate) fn stop_and_verify(service: &Service, branch: &str, compute: &mut Restored<'_>) {
     compute.stop();
-    let (login, data): (_, PathBuf) = (service.login(branch), compute.data.clone());
+    verify(service, branch, compute.data.clone());
+}
+
+/// Compares a stopped server's files with what the page server has of the branch.
+pub(crate) fn verify(service: &Service, branch: &str, data: PathBuf) {
+    let login = service.login(branch);
     let report = block_on(async move {
         let client = Client::log_in(&login).await.expect("we are let in");
-        verify(&data, client, |_progress| {}).await.expect("the cluster can be compared")
+        verify::verify(&data, client, |_progress| {}).await.expect("it can be compared")
     });
     if !report.is_identical() {
         show(&report);
