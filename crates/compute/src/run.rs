@@ -30,7 +30,7 @@ use runtime::watchdog::{self, Watchdog};
 
 use crate::boot_set::BootSet;
 use crate::branch;
-use crate::carried::{Carried, Taken};
+use crate::carried::Carried;
 use crate::error::Error;
 use crate::limits::{BOOT_RECORDED, HANGS_AFTER, WRITE_BYTES_MAX};
 use crate::mount::FileSystem;
