@@ -7,6 +7,7 @@ pub mod directory;
 mod health;
 mod helped;
 mod latch;
+mod log;
 mod manager;
 pub mod mounted;
 mod orphans;

@@ -61,8 +61,11 @@ pub const COMPUTE_MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub const COMPUTE_LEASE_SECONDS: u32 = 600;
 /// How often that is said again.
 pub const COMPUTE_LEASE_RENEWAL: Duration = Duration::from_secs(120);
-/// A compute's log is begun anew at a start when it is longer; the one before is kept.
+/// A compute's log is begun anew before it is longer; the one before is kept.
 pub const COMPUTE_LOG_BYTES_MAX: u64 = 16 << 20;
+/// The server by which initdb fills a cluster ends when it sees that initdb was killed: after the statement it is at.
+pub const INITDB_END_WAIT: Duration = Duration::from_secs(10);
+pub const INITDB_END_POLL: Duration = Duration::from_millis(100);
 /// How soon `main` is started again whose start failed: clients wait.
 pub const PRIMARY_RETRY: Duration = Duration::from_millis(500);
 /// How often to look whether the page server has come so far that `main` can be started.

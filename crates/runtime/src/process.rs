@@ -14,7 +14,6 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -43,8 +42,6 @@ pub enum Output {
     /// Where ours goes.
     #[default]
     Inherit,
-    /// To the end of this file, which is made (mode 0600) if it is not there; it outlives us.
-    Append(PathBuf),
     /// To a function of this core, line by line, without the line's end. Bytes that are not UTF-8 are replaced.
     Lines(Box<dyn FnMut(&str)>),
 }
@@ -55,17 +52,12 @@ impl Output {
         Self::Lines(Box::new(each))
     }
 
-    fn stdio(&self) -> io::Result<Stdio> {
-        Ok(match self {
+    fn stdio(&self) -> Stdio {
+        match self {
             Self::Null => Stdio::null(),
             Self::Inherit => Stdio::inherit(),
             Self::Lines(_) => Stdio::piped(),
-            Self::Append(path) => {
-                let mut options = std::fs::OpenOptions::new();
-                options.append(true).create(true).mode(0o600);
-                options.open(path)?.into()
-            }
-        })
+        }
     }
 }
 
@@ -74,7 +66,6 @@ impl fmt::Debug for Output {
         f.write_str(match self {
             Self::Null => "Null",
             Self::Inherit => "Inherit",
-            Self::Append(_) => "Append(..)",
             Self::Lines(_) => "Lines(..)",
         })
     }
@@ -216,7 +207,7 @@ impl Command {
             command.uid(uid).gid(gid);
         }
         sys::process::before_exec(&mut command, self.new_session, self.death_signal);
-        command.stdout(self.stdout.stdio()?).stderr(self.stderr.stdio()?);
+        command.stdout(self.stdout.stdio()).stderr(self.stderr.stdio());
         let mut child = command.spawn()?;
         let pipes = [
             (child.stdout.take().map(OwnedFd::from), self.stdout),

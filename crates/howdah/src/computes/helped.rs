@@ -1,17 +1,16 @@
 //! A compute that the starter has started: a connection to it.
 
-use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 
 use runtime::executor;
-use runtime::fs::OpenOptions;
-use runtime::fs::blocking::File;
 use runtime::mailbox::{self, Receiver, Sender};
 use runtime::net::{Address, Stream};
 use runtime::signal::Signal;
 
 use super::latch::Latch;
+use super::log::Log;
 use super::starter::{Connection, KILL, Request, Said, TERMINATE};
 use crate::error::{Error, Result, While};
 
@@ -26,8 +25,8 @@ pub(super) struct Helped {
 }
 
 impl Helped {
-    /// Has one started; its standard error goes to the end of `log`.
-    pub(super) async fn start(socket: &Path, request: &Request, log: PathBuf) -> Result<Helped> {
+    /// Has one started; its standard error goes to `log`.
+    pub(super) async fn start(socket: &Path, request: &Request, log: Log) -> Result<Helped> {
         let shown = socket.display();
         let stream = Stream::connect(&Address::Unix(socket.to_owned())).await;
         let stream = Rc::new(stream.or_fail(format_args!("could not connect to \"{shown}\""))?);
@@ -38,7 +37,6 @@ impl Helped {
         line.push(b'\n');
         stream.queue(&line);
         let connection = Connection::new(&stream);
-        let log = Log::open(&log)?;
         let pid = loop {
             match said(&connection).await {
                 Some(Said::Pid(pid)) => break pid,
@@ -86,31 +84,6 @@ async fn read(connection: Connection, log: Log, lines: Sender<String>, exit: Rc<
             Some(Said::Pid(_)) => {}
             Some(Said::Exit(how)) => return exit.set(how),
             None => return exit.set("what starts computes has gone".to_owned()),
-        }
-    }
-}
-
-/// A file that grows at its end.
-struct Log {
-    file: File,
-    end: Cell<u64>,
-}
-
-impl Log {
-    fn open(path: &Path) -> Result<Log> {
-        let options =
-            OpenOptions { write: true, create: true, mode: Some(0o600), ..OpenOptions::default() };
-        let file = File::open(path, options);
-        let file = file.or_fail(format_args!("could not open \"{}\"", path.display()))?;
-        let end = Cell::new(file.len().or_fail("could not look at a log")?);
-        Ok(Log { file, end })
-    }
-
-    fn write(&self, line: &str) {
-        let line = format!("{line}\n");
-        // A log that cannot be written is not the compute's fault.
-        if self.file.write_all_at(line.as_bytes(), self.end.get()).is_ok() {
-            self.end.set(self.end.get() + line.len() as u64);
         }
     }
 }

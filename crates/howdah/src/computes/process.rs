@@ -7,19 +7,20 @@ use std::time::Duration;
 use pageserver::connection::Login;
 use pooler::settings::ServerAddress;
 use runtime::clock;
-use runtime::fs::{OpenOptions, blocking as fs};
+use runtime::fs::blocking as fs;
 use runtime::mailbox;
 use runtime::process::{Child, Command, Output};
 use runtime::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::helped::Helped;
+use super::log::{Log, last_lines};
 use super::primary::{MAIN, Primary};
 use super::settings::{Mode, Settings};
 use super::starter::Request;
 use super::{health, orphans};
 use crate::error::{Error, Result, While};
-use crate::limits::{COMPUTE_KILL_WAIT, COMPUTE_LOG_BYTES_MAX, COMPUTE_LOG_LINES};
+use crate::limits::COMPUTE_KILL_WAIT;
 use crate::postgres::files;
 
 /// What a compute says on standard output once it takes connections: one line of JSON.
@@ -143,7 +144,7 @@ impl Launcher {
         service: &str,
     ) -> Result<Process> {
         let log = self.log(name);
-        make_room(&log);
+        let writer = Log::open(&log)?;
         let login = Login::within_process(service);
         let environment = vec![
             ("PGUSER".to_owned(), login.user),
@@ -151,16 +152,16 @@ impl Launcher {
             ("HOWDAH_PG_BIN".to_owned(), self.binaries.display().to_string()),
         ];
         let arguments = self.arguments(&place, spec, service)?;
-        let (body, line) = match &self.starter {
+        let (mut body, line) = match &self.starter {
             Some(socket) if self.settings.mode != Mode::Directory => {
                 let number = place.file_name().and_then(|name| name.to_str()?.parse().ok());
                 let request = Request { place: number.unwrap_or_default(), arguments, environment };
-                let helped = Helped::start(socket, &request, log.clone()).await?;
+                let helped = Helped::start(socket, &request, writer).await?;
                 orphans::remember(&place, helped.pid)?;
                 let line = poll_fn(|cx| helped.output.borrow_mut().poll_recv(cx)).await;
                 (Body::Helped(helped), line)
             }
-            _ => self.start_own(&place, arguments, environment, log.clone()).await?,
+            _ => self.start_own(&place, arguments, environment, writer).await?,
         };
         if let Some(line) = line {
             let ready = serde_json::from_str(&line);
@@ -168,6 +169,9 @@ impl Launcher {
             return Ok(Process { body, ready, place });
         }
         let exit = body.end().await;
+        if let Body::Own(child) = &mut body {
+            child.output_end().await;
+        }
         Err(Error::new(format!("the compute ended while it started: {exit}"))
             .detail(last_lines(&log)))
     }
@@ -178,14 +182,14 @@ impl Launcher {
         place: &Path,
         arguments: Vec<String>,
         environment: Vec<(String, String)>,
-        log: PathBuf,
+        log: Log,
     ) -> Result<(Body, Option<String>)> {
         let (said, mut lines) = mailbox::channel(1);
         let each = move |line: &str| {
             // One line is expected; whatever else it may print is nobody's business.
             let _more = said.try_send(line.to_owned());
         };
-        let mut command = Command::new(&self.program)
+        let mut command = Command::new(self.program_for(place)?)
             .args(["compute", "run", "--dir"])
             .arg(place)
             .args(arguments)
@@ -194,13 +198,25 @@ impl Launcher {
             .death_signal(Signal::Terminate)
             .signal_on_drop(Signal::Terminate)
             .stdout(Output::lines(each))
-            .stderr(Output::Append(log));
+            .stderr(Output::lines(move |line| log.write(line)));
         for (name, value) in environment {
             command = command.env(name, value);
         }
         let child = command.spawn().or_fail("could not start a compute")?;
         orphans::remember(place, child.pid())?;
         Ok((Body::Own(child), lines.recv().await))
+    }
+
+    /// This program. Started by root, it may be where the user who we have become cannot go (root's home): then it goes
+    /// by what runs already, under a name of its own in a compute's directory.
+    fn program_for(&self, place: &Path) -> Result<PathBuf> {
+        if fs::exists(&self.program) {
+            return Ok(self.program.clone());
+        }
+        let link = place.join("howdah");
+        let made = fs::symlink("/proc/self/exe", &link);
+        made.or_fail(format_args!("could not make \"{}\"", link.display()))?;
+        Ok(link)
     }
 
     /// Of `howdah compute run`, but for the directory.
@@ -277,20 +293,4 @@ impl Process {
         // Nothing but the starter's end could have left it running.
         orphans::clear(&self.place, COMPUTE_KILL_WAIT).await;
     }
-}
-
-/// A log that has become long is begun anew; one older is kept.
-fn make_room(log: &Path) {
-    let open = fs::File::open(log, OpenOptions::default());
-    let long = open.and_then(|file| file.len()).is_ok_and(|bytes| bytes > COMPUTE_LOG_BYTES_MAX);
-    if long && let Err(error) = fs::rename(log, log.with_extension("log.old")) {
-        tracing::warn!(%error, log = %log.display(), "a compute's log cannot be begun anew");
-    }
-}
-
-fn last_lines(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(COMPUTE_LOG_LINES)..].join("; ")
 }

@@ -1,8 +1,10 @@
 //! The cluster on disk: made by initdb if it is not there, with Howdah's settings written anew at every start.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use runtime::clock;
 use runtime::fs::blocking as fs;
 use runtime::process::Command;
 use runtime::signal::Signal;
@@ -10,7 +12,7 @@ use runtime::signal::Signal;
 use super::binaries::{Binaries, major_of};
 use super::files;
 use crate::error::{Error, Result, While};
-use crate::limits::SOCKET_PATH_BYTES_MAX;
+use crate::limits::{INITDB_END_POLL, INITDB_END_WAIT, SOCKET_PATH_BYTES_MAX};
 
 /// A data directory, and how its server is to run.
 #[derive(Clone, Debug)]
@@ -83,9 +85,17 @@ impl Cluster {
     pub async fn create(&self) -> Result<()> {
         let unfinished = self.data.with_extension("new");
         let shown = unfinished.display().to_string();
-        if fs::exists(&unfinished) {
-            fs::remove_dir_all(&unfinished)
-                .or_fail(format_args!("could not remove \"{shown}\""))?;
+        let deadline = clock::now() + INITDB_END_WAIT;
+        while fs::exists(&unfinished) {
+            match fs::remove_dir_all(&unfinished) {
+                // The server of an initdb that was killed a moment ago still writes.
+                Err(error)
+                    if error.kind() == ErrorKind::DirectoryNotEmpty && clock::now() < deadline =>
+                {
+                    clock::sleep(INITDB_END_POLL).await;
+                }
+                removed => removed.or_fail(format_args!("could not remove \"{shown}\""))?,
+            }
         }
         let finished = Command::new(self.binaries.program("initdb"))
             .args(["--username=postgres", "--auth=trust", "--data-checksums", "--encoding=UTF8"])

@@ -98,6 +98,17 @@ impl Instance {
     }
 
     pub(crate) fn start_as(folder: &Folder, place: &str, more: &str, page_service: &str) -> Self {
+        Self::start_program(Path::new(HOWDAH), folder, place, more, page_service)
+    }
+
+    /// The same by another copy of the program.
+    pub(crate) fn start_program(
+        program: &Path,
+        folder: &Folder,
+        place: &str,
+        more: &str,
+        page_service: &str,
+    ) -> Self {
         let port = free_port();
         let config = folder.path().join("test.toml");
         let text = format!(
@@ -106,13 +117,13 @@ impl Instance {
              [pooler]\nlisten_port = {port}\n{more}"
         );
         fs::write(&config, text).expect("the folder is ours");
-        Self::start_with(folder, &config)
+        Self::start_with(program, folder, &config)
     }
 
-    fn start_with(folder: &Folder, config: &Path) -> Self {
+    fn start_with(program: &Path, folder: &Folder, config: &Path) -> Self {
         let log = folder.path().join("log");
         let errors = File::create(&log).expect("the folder is ours");
-        let mut child = Command::new(HOWDAH)
+        let mut child = Command::new(program)
             .args(["up", "--json", "--cores", "2", "--dir"])
             .arg(folder.path().join("data"))
             .arg("--config")

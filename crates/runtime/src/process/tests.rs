@@ -63,23 +63,6 @@ fn a_signal_ends_a_child_and_none_is_sent_after_its_end() {
 }
 
 #[test]
-fn output_is_appended_to_a_file() {
-    let folder = std::env::temp_dir().join(format!("howdah-append-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.join("log");
-    on_core(async {
-        for text in ["one", "two"] {
-            let output = || Output::Append(path.clone());
-            let command = Command::new("sh").args(["-c", "echo $0; echo $0 >&2", text]);
-            let child = command.stdout(output()).stderr(output()).spawn().unwrap();
-            child.wait().await.unwrap();
-        }
-    });
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\none\ntwo\ntwo\n");
-    std::fs::remove_dir_all(&folder).unwrap();
-}
-
-#[test]
 #[cfg(target_os = "linux")]
 fn a_process_that_is_not_our_child_can_be_ended() {
     on_core(async {

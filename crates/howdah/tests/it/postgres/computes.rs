@@ -2,6 +2,8 @@
 
 mod faults;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use pg::lsn::Lsn;
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
-use crate::instance::{Folder, Instance};
+use crate::instance::{Folder, HOWDAH, Instance};
 
 /// Against hangs only.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -82,6 +84,25 @@ fn together(
 }
 
 #[test]
+fn computes_start_from_a_program_in_a_folder_that_only_root_may_enter() {
+    if !runtime::identity::is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let home = folder.path().join("home");
+    fs::create_dir(&home).expect("the folder is ours");
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).expect("it is ours");
+    let program = home.join("howdah");
+    fs::copy(HOWDAH, &program).expect("there is room");
+    let mode = "[compute]\nmode = \"directory\"\n";
+    let instance = Instance::start_program(&program, &folder, "directory", mode, "127.0.0.1:0");
+    instance.sql("CREATE TABLE t AS SELECT 7 AS a");
+    branch(&instance, "feature");
+    let found = psql(&instance, "postgres@feature", "SELECT a FROM t");
+    assert_eq!(found.as_deref(), Ok("7"), "{}", instance.log());
+}
+
+#[test]
 fn a_branch_is_woken_once_written_and_kept() {
     let folder = Folder::new();
     let instance = start(&folder, "");
@@ -114,7 +135,7 @@ fn a_branch_is_woken_once_written_and_kept() {
     assert!(gone.contains("branch \"feature\" does not exist"), "{gone}");
     let (status, log) = instance.stop("-INT");
     assert!(status.success(), "{log}");
-    let left = std::fs::read_dir(folder.path().join("data/computes")).expect("it is there");
+    let left = fs::read_dir(folder.path().join("data/computes")).expect("it is there");
     let names: Vec<_> = left.map(|entry| entry.expect("readable").file_name()).collect();
     assert!(
         names.iter().all(|name| name.to_string_lossy().ends_with(".log") || name == "lock"),
