@@ -31,10 +31,8 @@ pub const STORE_MESSAGE_CHARS_MAX: usize = 300;
 pub const LITTER_AGE_MIN: Duration = Duration::from_hours(1);
 /// Objects that one look remembers: a hundred bytes each. The next looks find the rest.
 pub const LITTER_SEEN_MAX: usize = 100_000;
-/// Objects removed before whoever removes them looks after other things: a second or a few.
+/// Objects removed before whoever removes them looks after other things, two requests each: a few seconds.
 pub const LITTER_AT_ONCE: usize = 64;
-/// For so long it counts that nobody else had claimed the document.
-pub const LITTER_CHECK_TIME: Duration = Duration::from_secs(2);
 
 /// Layers on their way to the store at once: each has a part in memory.
 pub const UPLOADS_AT_ONCE: usize = 4;

@@ -6,8 +6,12 @@
 //! 1. Only the caller says what litter is, by names that it knows. Everything else stays.
 //! 2. An object goes when two looks, at least [`LITTER_AGE_MIN`] apart, both found it to be litter: one that was on its
 //!    way to being named at the first look is named at the second.
-//! 3. Nobody but the document's writer removes anything: that is made sure before each batch, and again after
-//!    [`LITTER_CHECK_TIME`].
+//! 3. Nobody but the document's writer removes anything: that is made sure before each object.
+//!
+//! What is left open is the one removal that is under way while another writer claims: no store has a removal on condition of
+//! another object. It matters only where the claim is made with a list that names what is litter to us: with a copy of
+//! our own directory that is more than [`LITTER_AGE_MIN`] old. That copy cannot count on the store anyway, since
+//! what it names was let go as ever meanwhile; who takes over recovers from the store.
 
 use std::collections::BTreeMap;
 use std::ops::Add;
@@ -15,7 +19,7 @@ use std::ops::Add;
 use runtime::clock::{self, Instant};
 
 use super::{Bucket, BucketError, Listed, Writer};
-use crate::limits::{LITTER_AGE_MIN, LITTER_AT_ONCE, LITTER_CHECK_TIME, LITTER_SEEN_MAX};
+use crate::limits::{LITTER_AGE_MIN, LITTER_AT_ONCE, LITTER_SEEN_MAX};
 
 /// What the looks so far have found; it begins anew with each claim.
 #[derive(Debug)]
@@ -102,13 +106,9 @@ impl Sweep {
     /// the store refuses or cannot be reached for long.
     pub async fn remove(&mut self, writer: &Writer) -> Result<Swept, BucketError> {
         let mut removed = Swept::default();
-        let mut checked = None::<Instant>;
         for _ in 0..LITTER_AT_ONCE {
             let Some(object) = self.due.last() else { break };
-            if checked.is_none_or(|at| clock::now() - at >= LITTER_CHECK_TIME) {
-                writer.check().await?;
-                checked = Some(clock::now());
-            }
+            writer.check().await?;
             self.bucket.delete(&object.name).await?;
             removed = removed + Swept::of(object);
             self.due.pop();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use runtime::clock;
 use runtime::io::simulated::DiskFaults;
+use runtime::{clock, executor};
 use storage::bucket::{Bucket, Fault, Numbered, Sweep, Swept, Writer};
 use storage::limits::{LITTER_AGE_MIN, LITTER_AT_ONCE};
 
@@ -112,6 +112,28 @@ fn a_writer_that_was_replaced_removes_nothing() {
         let refused = sweep.remove(&stale).await.expect_err("it was replaced");
         assert_eq!(refused.fault, Fault::Stale { generation: 2 });
         assert_eq!(names(&bucket).await.len(), 2);
+    });
+}
+
+#[test]
+fn a_writer_that_is_replaced_in_the_middle_of_a_batch_removes_no_more_than_what_is_under_way() {
+    simulated(1, DiskFaults::default(), async {
+        let (bucket, _faults, _memory) = faulty(1, Rates::default());
+        let stale = claim(&bucket).await;
+        let mut sweep = Sweep::new(&bucket);
+        for number in 0..LITTER_AT_ONCE {
+            put(&bucket, &[&format!("things/litter-{number:04}")]).await;
+        }
+        look(&mut sweep, &bucket).await;
+        clock::sleep(LITTER_AGE_MIN).await;
+        look(&mut sweep, &bucket).await;
+        let removing = executor::spawn(async move { sweep.remove(&stale).await });
+        let _newer = claim(&bucket).await;
+        let left = names(&bucket).await.len();
+        let refused = removing.await.expect("not aborted").expect_err("it was replaced");
+        assert_eq!(refused.fault, Fault::Stale { generation: 2 });
+        let stayed = names(&bucket).await.len();
+        assert!(stayed > 1 && stayed + 1 >= left, "{left} were left, {stayed} stayed");
     });
 }
 
