@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueHint};
 use pageserver::replica;
+use pageserver::timeline::MAIN;
 use pg::lsn::Lsn;
 use serde_json::{Value, from_value};
 
@@ -203,7 +204,7 @@ fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<(
         directory: absolute.or_fail(format_args!("\"{}\"", options.dir.display()))?,
         port: options.port,
         binaries: Binaries::find(&PathBuf::new(), environment)?,
-        settings: options.settings.clone(),
+        settings: [subscriptions(&options.branch, writes), options.settings.clone()].concat(),
     };
     if mounted::is_wanted(options.mode)? {
         let lasting = mounted::Lasting {
@@ -215,6 +216,15 @@ fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<(
     } else {
         directory::run(&run)
     }
+}
+
+/// Subscriptions are received by the one that writes `main`: another compute would take the publisher's slot from it. Whoever
+/// wants them on a branch says so by this setting.
+fn subscriptions(branch: &str, writes: bool) -> Vec<(String, String)> {
+    if writes && branch == MAIN {
+        return Vec::new();
+    }
+    vec![("max_logical_replication_workers".to_owned(), "0".to_owned())]
 }
 
 fn setting(text: &str) -> std::result::Result<(String, String), String> {

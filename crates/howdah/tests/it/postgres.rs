@@ -11,4 +11,5 @@ mod replicas;
 mod restores;
 mod s3;
 mod slots;
+mod subscriptions;
 mod wal;
