@@ -42,6 +42,9 @@ pub enum Fault {
     Local(String),
 }
 
+/// Where the providers' machines ask for the credentials of their role: what is asked last, when there are no others.
+const ROLE_ADDRESS: &str = "169.254.169.254";
+
 impl BucketError {
     pub(crate) fn new(operation: &'static str, name: &str, fault: Fault) -> BucketError {
         BucketError { operation, name: name.to_owned(), fault }
@@ -60,7 +63,10 @@ impl BucketError {
     /// What an operator can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        match self.fault {
+        match &self.fault {
+            Fault::Unavailable(why) if why.contains(ROLE_ADDRESS) => Some(
+                "there are no credentials in the environment, and this machine has no role that gives any",
+            ),
             Fault::Unavailable(_) => Some("check that the object store runs and can be reached"),
             Fault::Refused(_) => {
                 Some("check the credentials in the environment and what they are allowed to do")
@@ -154,5 +160,21 @@ fn one_line(error: &object_store::Error) -> String {
     match line.char_indices().nth(crate::limits::STORE_MESSAGE_CHARS_MAX) {
         Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_credentials_is_told_so() {
+        let hint = |why: &str| {
+            let fault = Fault::Unavailable(why.to_owned());
+            BucketError::new("list", "inventory", fault).hint().unwrap_or_default()
+        };
+        let role = "Error performing PUT http://169.254.169.254/latest/api/token: timed out";
+        assert!(hint(role).starts_with("there are no credentials"), "{}", hint(role));
+        assert!(hint("connection refused").starts_with("check that"));
     }
 }
