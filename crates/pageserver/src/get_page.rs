@@ -27,7 +27,7 @@ use crate::limits::{CLONE_DEPTH_MAX, PAGE_BYTES, PAGES_REBUILT_AT_ONCE, REDO_REC
 use crate::page_cache::{Cached, Page};
 use crate::payload::Payload;
 use crate::timeline::Timeline;
-use crate::versions::Version;
+use crate::versions::{Content, Version};
 
 impl Timeline {
     /// A block as of `lsn`, which [`Timeline::lsn_for`] has approved.
@@ -209,11 +209,18 @@ impl Build<'_> {
         }
         // A copy if it is somebody else's too.
         let page = Rc::make_mut(page);
-        for (count, version) in versions.iter().enumerate() {
-            if count % REDO_RECORDS_AT_ONCE == REDO_RECORDS_AT_ONCE - 1 {
+        let mut contents = Vec::with_capacity(versions.len().min(REDO_RECORDS_AT_ONCE));
+        for some in versions.chunks(REDO_RECORDS_AT_ONCE) {
+            for version in some {
+                let content = self.timeline.content(version).await;
+                let content = content.map_err(|error| failure(self.name(), &error))?;
+                contents.push((version.lsn, content));
+            }
+            self.apply_all(&contents, page)?;
+            contents.clear();
+            if some.len() == REDO_RECORDS_AT_ONCE {
                 executor::yield_now().await;
             }
-            self.apply(version, page).await?;
         }
         if self.timeline.manifest.data_checksums && !is_new(page) {
             let sum = checksum::checksum(page, self.block);
@@ -269,27 +276,29 @@ impl Build<'_> {
         Box::pin(source.run(at, depth)).await
     }
 
-    async fn apply(self, version: &Version, page: &mut Page) -> Result<(), PageError> {
-        let read = self.timeline.payload(version).await;
-        let bytes = read.map_err(|error| failure(self.name(), &error))?;
-        match Payload::read(&bytes, version.lsn).map_err(|what| self.damaged(what))? {
-            Payload::Image { bytes, copied } => {
-                set_image(page, bytes);
-                if copied && !self.has_valid_checksum(page) {
-                    let what = "its copy in the base backup does not match its checksum";
-                    return Err(self.damaged(what.to_owned()));
+    /// Versions that follow one another, each with its LSN.
+    fn apply_all(self, contents: &[(Lsn, Content<'_>)], page: &mut Page) -> Result<(), PageError> {
+        let mut record = Record::none();
+        for (lsn, content) in contents {
+            match content.payload(*lsn).map_err(|what| self.damaged(what))? {
+                Payload::Image { bytes, copied } => {
+                    set_image(page, bytes);
+                    if copied && !self.has_valid_checksum(page) {
+                        let what = "its copy in the base backup does not match its checksum";
+                        return Err(self.damaged(what.to_owned()));
+                    }
                 }
-                Ok(())
-            }
-            Payload::Record { position, record } => {
-                let decoded = record.decode();
-                let record = decoded.map_err(|error| self.damaged(error.to_string()))?;
-                self.redo(position, &record, page)
-            }
-            Payload::Value(_) | Payload::Xid { .. } => {
-                Err(self.damaged("another kind is stored".to_owned()))
+                Payload::Record { position, record: raw } => {
+                    let decoded = raw.decode_into(&mut record);
+                    decoded.map_err(|error| self.damaged(error.to_string()))?;
+                    self.redo(position, &record, page)?;
+                }
+                Payload::Value(_) | Payload::Xid { .. } => {
+                    return Err(self.damaged("another kind is stored".to_owned()));
+                }
             }
         }
+        Ok(())
     }
 
     fn redo(

@@ -52,8 +52,8 @@ impl Build<'_> {
     }
 
     async fn is_image(self, version: &Version) -> bool {
-        let Ok(bytes) = self.timeline.payload(version).await else { return false };
-        matches!(Payload::read(&bytes, version.lsn), Ok(Payload::Image { .. }))
+        let Ok(content) = self.timeline.content(version).await else { return false };
+        matches!(content.payload(version.lsn), Ok(Payload::Image { .. }))
     }
 }
 

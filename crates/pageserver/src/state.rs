@@ -8,7 +8,6 @@
 //!
 //! Invariant: with each flush a snapshot as of its end is stored, where the next start begins.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
@@ -396,9 +395,8 @@ impl Timeline {
             if version.whole {
                 value.clear();
             }
-            let bytes: Cow<'_, [u8]> = self.payload(version).await.map_err(failed)?;
-            let read = Payload::read(&bytes, version.lsn).map_err(|what| damaged(key, what))?;
-            match read {
+            let content = self.content(version).await.map_err(failed)?;
+            match content.payload(version.lsn).map_err(|what| damaged(key, what))? {
                 Payload::Image { bytes, copied: _ } => {
                     bytes.clone_into(&mut value);
                     value.resize(PAGE_BYTES, 0);

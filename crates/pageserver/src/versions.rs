@@ -4,20 +4,20 @@
 //! Invariant: versions count on from each other along a branch's ancestry, so that sorting by version is all it takes
 //! to put the sources together; what is seen twice (written to a layer just now) counts once.
 
-use std::borrow::Cow;
 use std::io;
 use std::rc::Rc;
 
 use pg::lsn::Lsn;
 use pg::wal::reader::StreamDecoder;
+use pg::wal::record::RawRecord;
 use pg::wal::segment::WalVersion;
 use storage::entry::{FoundEntry, OwnedEntry};
 use storage::key::Key;
 
 use crate::index::{Effect, Position};
-use crate::payload;
+use crate::payload::{self, Payload};
 use crate::timeline::Timeline;
-use crate::wal_store::{Hold, WalReader};
+use crate::wal_store::{Hold, Piece, WalReader};
 
 /// One version of a page; what it holds is got by [`Timeline::payload`].
 #[derive(Clone)]
@@ -37,8 +37,7 @@ impl Version {
     }
 
     fn found(found: FoundEntry) -> Version {
-        let (lsn, whole) = (Lsn(found.entry().version.0), found.entry().whole);
-        Version { lsn, whole, source: Source::Found(found) }
+        Version { lsn: Lsn(found.version.0), whole: found.whole, source: Source::Found(found) }
     }
 }
 
@@ -128,16 +127,62 @@ impl Timeline {
         own.into_iter().map(version).collect()
     }
 
-    /// The bytes of a version, as [`crate::payload`] has them.
-    pub async fn payload<'v>(&self, version: &'v Version) -> io::Result<Cow<'v, [u8]>> {
+    /// What a version holds.
+    pub async fn content<'v>(&self, version: &'v Version) -> io::Result<Content<'v>> {
         match &version.source {
-            Source::Found(found) => Ok(Cow::Borrowed(found.entry().payload)),
-            Source::Stored(bytes) => Ok(Cow::Borrowed(bytes)),
+            Source::Found(found) => Ok(Content::Stored(found.entry().payload)),
+            Source::Stored(bytes) => Ok(Content::Stored(bytes)),
             Source::Wal(wal, version, position, _hold) => {
-                Ok(Cow::Owned(read_record(wal, *version, *position).await?))
+                if let Some(record) = read_in_page(wal, *version, *position).await? {
+                    return Ok(record);
+                }
+                Ok(Content::Copied(read_record(wal, *version, *position).await?))
             }
         }
     }
+}
+
+/// The bytes of a version.
+pub enum Content<'v> {
+    /// As [`crate::payload`] has them.
+    Stored(&'v [u8]),
+    /// The same, of a record that was in several pages of WAL.
+    Copied(Vec<u8>),
+    /// Those of a record alone, where the WAL has it.
+    Wal(Position, WalVersion, Piece),
+}
+
+impl Content<'_> {
+    /// What they say; the version is `lsn`. The error says what is wrong.
+    pub fn payload(&self, lsn: Lsn) -> Result<Payload<'_>, String> {
+        match self {
+            Content::Stored(bytes) => Payload::read(bytes, lsn),
+            Content::Copied(bytes) => Payload::read(bytes, lsn),
+            Content::Wal(position, version, bytes) => {
+                let record = RawRecord::new(bytes, position.start, position.end(), *version);
+                let record = record.map_err(|error| error.to_string())?;
+                Ok(Payload::Record { position: *position, record })
+            }
+        }
+    }
+}
+
+/// The record at a position, if it is all in one page of WAL. `None` also if it is not right there: whoever looks closer
+/// finds out why.
+async fn read_in_page(
+    wal: &WalReader,
+    version: WalVersion,
+    position: Position,
+) -> io::Result<Option<Content<'static>>> {
+    let (start, end) = (position.start, position.end());
+    let Some(mut piece) = wal.read_in_page(start, end).await? else { return Ok(None) };
+    let length = piece.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+    if (start + u64::from(length)).align_up() != end {
+        return Ok(None);
+    }
+    piece.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+    let record = RawRecord::new(&piece, start, end, version).and_then(|record| record.verify());
+    Ok(record.is_ok().then_some(Content::Wal(position, version, piece)))
 }
 
 /// The record at a position, as a payload.
@@ -157,5 +202,148 @@ async fn read_record(
         }
         Ok(_) => Err(invalid(format!("the record at {} is not there any more", position.start))),
         Err(error) => Err(invalid(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use runtime::executor;
+    use runtime::fs;
+    use runtime::io::{Backend, Options};
+    use runtime::random::Rng;
+
+    use super::*;
+    use crate::limits::PAGE_BYTES;
+    use crate::lineage::Lineage;
+    use crate::wal_store::{FOLDER, WalLayout, WalWriter};
+
+    const SEGMENT_BYTES: u32 = 1 << 20;
+    /// Behind the first page, whose header is longer.
+    const START: Lsn = Lsn((1 << 20) + 2 * PAGE_BYTES as u64);
+    const VERSION: WalVersion = WalVersion::V15;
+
+    /// Bytes of WAL from [`START`], each page with its header: records of random lengths, and where they are.
+    fn wal(rng: &mut Rng, count: usize) -> (Vec<u8>, Vec<Position>) {
+        let (mut wal, mut positions) = (Vec::new(), Vec::new());
+        let put = |wal: &mut Vec<u8>, bytes: &[u8]| {
+            for (written, byte) in bytes.iter().enumerate() {
+                if wal.len().is_multiple_of(PAGE_BYTES) {
+                    let left = u32::try_from(bytes.len() - written).expect("short");
+                    let is_continued = written > 0;
+                    let address = START + wal.len() as u64;
+                    wal.extend(0xD110_u16.to_le_bytes());
+                    wal.extend(u16::from(is_continued).to_le_bytes());
+                    wal.extend(1_u32.to_le_bytes());
+                    wal.extend(address.0.to_le_bytes());
+                    wal.extend(if is_continued { left } else { 0 }.to_le_bytes());
+                    wal.extend([0; 4]);
+                }
+                wal.push(*byte);
+            }
+        };
+        for xid in 0..count {
+            let data = usize::try_from(rng.below(250)).expect("short");
+            let length = u32::try_from(24 + 2 + data).expect("short");
+            let mut bytes = vec![0; 24];
+            bytes[..4].copy_from_slice(&length.to_le_bytes());
+            bytes[4..8].copy_from_slice(&u32::try_from(xid).expect("few").to_le_bytes());
+            bytes[17] = 1;
+            bytes.extend([0xFF, u8::try_from(data).expect("short")]);
+            bytes.resize(26 + data, u8::try_from(xid % 251).expect("short"));
+            let crc = crc32c::crc32c(&bytes[24..]);
+            let crc = crc32c::crc32c_append(crc, &bytes[..20]);
+            bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+            // A record begins behind the header of its page.
+            let is_page_start = wal.len().is_multiple_of(PAGE_BYTES);
+            let start = START + wal.len() as u64 + if is_page_start { 24 } else { 0 };
+            put(&mut wal, &bytes);
+            let padding = wal.len().next_multiple_of(8) - wal.len();
+            wal.resize(wal.len() + padding, 0);
+            let end = START + wal.len() as u64;
+            positions.push(Position::new(start, end, Effect::Change, 0).expect("short"));
+        }
+        (wal, positions)
+    }
+
+    async fn reader(wal: Vec<u8>) -> WalReader {
+        let directory = PathBuf::from(FOLDER);
+        fs::create_dir_all(&directory).await.expect("made");
+        let segment_bytes = SEGMENT_BYTES;
+        let layout = WalLayout { directory, lineage: Lineage::new(1), segment_bytes };
+        let end = START + wal.len() as u64;
+        let before = vec![0; 2 * PAGE_BYTES];
+        let mut writer = WalWriter::new(layout.clone());
+        writer.append(Lsn(1 << 20), before).await.0.expect("written");
+        writer.append(START, wal).await.0.expect("written");
+        let reader = WalReader::new(layout);
+        reader.set_readable(end);
+        reader
+    }
+
+    fn run(test: impl AsyncFnOnce()) {
+        executor::block_on(&Options::on(Backend::Simulated), test()).expect("the world goes on");
+    }
+
+    /// What a payload says of its record.
+    fn told(content: &Content<'_>, position: Position) -> (Position, Vec<u8>) {
+        match content.payload(position.end()).expect("it is whole") {
+            Payload::Record { position, record } => (position, record.bytes.to_vec()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_record_left_in_its_page_is_the_one_that_is_put_together() {
+        run(async || {
+            let (wal, positions) = wal(&mut Rng::seeded(3), 2000);
+            let (reader, mut in_pages) = (reader(wal).await, 0);
+            for &position in &positions {
+                let copied = read_record(&reader, VERSION, position).await.expect("it is there");
+                let copied = told(&Content::Copied(copied), position);
+                let in_page = read_in_page(&reader, VERSION, position).await.expect("read");
+                let page = |lsn: Lsn| lsn.0 / PAGE_BYTES as u64;
+                let is_in_page = page(position.start) == page(Lsn(position.end().0 - 1));
+                assert_eq!(in_page.is_some(), is_in_page, "{position:?}");
+                if let Some(in_page) = in_page {
+                    assert!(told(&in_page, position) == copied, "{position:?}");
+                    in_pages += 1;
+                }
+            }
+            assert!(in_pages > 1800 && in_pages < positions.len(), "{in_pages}");
+        });
+    }
+
+    #[test]
+    fn a_record_that_is_damaged_is_refused_wherever_it_is() {
+        run(async || {
+            let (mut wal, positions) = wal(&mut Rng::seeded(4), 300);
+            let mut rng = Rng::seeded(5);
+            for position in &positions {
+                // The padding behind a record is not looked at.
+                let first = position.start.bytes_since(START);
+                let at = usize::try_from(first + rng.below(26)).expect("short");
+                wal[at] ^= 1 << rng.below(8);
+            }
+            let reader = reader(wal).await;
+            for &position in &positions {
+                let in_page = read_in_page(&reader, VERSION, position).await.expect("read");
+                assert!(in_page.is_none(), "{position:?}");
+                assert!(read_record(&reader, VERSION, position).await.is_err(), "{position:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn wal_that_is_not_there_yet_is_an_error() {
+        run(async || {
+            let (wal, positions) = wal(&mut Rng::seeded(6), 100);
+            let reader = reader(wal).await;
+            let last = positions[99];
+            reader.set_readable(last.start);
+            assert!(read_in_page(&reader, VERSION, last).await.is_err());
+            assert!(read_in_page(&reader, VERSION, positions[98]).await.expect("read").is_some());
+        });
     }
 }

@@ -10,6 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::{Deref, Range};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -19,9 +20,11 @@ use runtime::fs::{self, File, OpenOptions};
 
 use crate::error::Error;
 use crate::limits::{
-    WAL_READ_BLOCKS_MAX, WAL_READ_BYTES, WAL_WRITE_BYTES_MAX, WAL_ZEROES_AHEAD_BYTES,
+    PAGE_BYTES, WAL_READ_BLOCKS_MAX, WAL_READ_BYTES, WAL_WRITE_BYTES_MAX, WAL_ZEROES_AHEAD_BYTES,
 };
 use crate::lineage::Lineage;
+
+const _: () = assert!(WAL_READ_BYTES.is_multiple_of(PAGE_BYTES), "a page of WAL is in one block");
 
 /// Name of the folder in the page server's directory.
 pub const FOLDER: &str = "wal";
@@ -370,6 +373,28 @@ impl Drop for Hold {
     }
 }
 
+/// Some bytes of a block.
+pub struct Piece {
+    block: Rc<Vec<u8>>,
+    /// Within the block.
+    range: Range<usize>,
+}
+
+impl Piece {
+    /// Leaves out what comes after so many bytes.
+    pub fn truncate(&mut self, length: usize) {
+        self.range.end = self.range.end.min(self.range.start.saturating_add(length));
+    }
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.block.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
 /// Blocks read, by number; the one unused for longest goes first.
 #[derive(Default)]
 struct Blocks {
@@ -388,10 +413,13 @@ struct Block {
 impl Blocks {
     fn get(&mut self, number: u64, bytes_min: usize) -> Option<Rc<Vec<u8>>> {
         let block = self.blocks.get_mut(&number).filter(|block| block.bytes.len() >= bytes_min)?;
-        self.now += 1;
-        self.order.remove(&block.used);
-        self.order.insert(self.now, number);
-        block.used = self.now;
+        // Records that follow one another are in the same block.
+        if block.used != self.now {
+            self.now += 1;
+            self.order.remove(&block.used);
+            self.order.insert(self.now, number);
+            block.used = self.now;
+        }
         Some(Rc::clone(&block.bytes))
     }
 
@@ -579,6 +607,28 @@ impl WalReader {
         let (read, buffer) = file.read_at(buffer, offset).await;
         // Hardly ever is less read than was asked for.
         if read? == buffer.len() { Ok(buffer) } else { self.read(start, end).await }
+    }
+
+    /// The same within one page of WAL, left where it was read. `None` where it is in more than one page.
+    pub async fn read_in_page(&self, start: Lsn, end: Lsn) -> io::Result<Option<Piece>> {
+        let last = Lsn(end.0.saturating_sub(1));
+        if start > last || start.0 / PAGE_BYTES as u64 != last.0 / PAGE_BYTES as u64 {
+            return Ok(None);
+        }
+        let mut reader = self;
+        while let Some(ancestor) = &reader.ancestor
+            && start < reader.from.get()
+        {
+            if end > reader.from.get() {
+                return Ok(None);
+            }
+            reader = ancestor;
+        }
+        reader.bytes_read.set(reader.bytes_read.get() + end.bytes_since(start));
+        let number = start.0 / READ_BYTES;
+        let (from, to) = (in_block(start.0 % READ_BYTES), in_block(end.0 - number * READ_BYTES));
+        let block = reader.block(number, to).await?;
+        Ok(Some(Piece { block, range: from..to }))
     }
 
     async fn read_own(&self, start: Lsn, end: Lsn) -> io::Result<Vec<u8>> {

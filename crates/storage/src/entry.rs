@@ -22,12 +22,15 @@ pub struct OwnedEntry {
 pub struct FoundEntry {
     block: Rc<Block>,
     number: usize,
+    pub version: Version,
+    pub whole: bool,
 }
 
 impl FoundEntry {
     /// Entry `number` of a block, if it has so many.
     pub(crate) fn new(block: &Rc<Block>, number: usize) -> Option<FoundEntry> {
-        (number < block.len()).then(|| FoundEntry { block: Rc::clone(block), number })
+        let Entry { version, whole, .. } = block.get(number)?;
+        Some(FoundEntry { block: Rc::clone(block), number, version, whole })
     }
 
     pub fn entry(&self) -> Entry<'_> {

@@ -590,9 +590,9 @@ impl Read {
 
     /// The oldest first; of two of the same version the whole one counts.
     fn end(mut self) -> Vec<FoundEntry> {
-        self.found.sort_by_key(|found| (found.entry().version, !found.entry().whole));
-        self.found.dedup_by_key(|found| found.entry().version);
-        let whole = self.found.iter().rposition(|found| found.entry().whole).unwrap_or(0);
+        self.found.sort_by_key(|found| (found.version, !found.whole));
+        self.found.dedup_by_key(|found| found.version);
+        let whole = self.found.iter().rposition(|found| found.whole).unwrap_or(0);
         self.found.split_off(whole)
     }
 }

@@ -167,8 +167,8 @@ async fn read_piece(
     let key = keys::file(number, piece);
     let versions = timeline.versions(key, Lsn::INVALID, lsn).await.map_err(failed)?;
     let version = versions.last().ok_or_else(|| damaged(path, "it is not there"))?;
-    let bytes = timeline.payload(version).await.map_err(failed)?;
-    match Payload::read(&bytes, version.lsn) {
+    let content = timeline.content(version).await.map_err(failed)?;
+    match content.payload(version.lsn) {
         Ok(Payload::Value(value)) => Ok(value.to_vec()),
         Ok(_) => Err(damaged(path, "another kind is stored")),
         Err(what) => Err(damaged(path, &what)),

@@ -144,6 +144,13 @@ impl<'a> Blocks<'a> {
         Blocks { few: [const { Block::NONE }; FEW], count: 0, many: Vec::new() }
     }
 
+    /// Forgets all of them, but for the memory.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+        self.many.clear();
+    }
+
     #[inline]
     pub(crate) fn push(&mut self, block: Block<'a>) {
         if let Some(place) = self.few.get_mut(self.count) {
