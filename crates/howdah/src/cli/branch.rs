@@ -1,5 +1,6 @@
 //! `howdah branch`: branches of the page server made, listed as a tree, deleted; `howdah lsn-at`.
 
+use indicatif::BinaryBytes;
 use pageserver::api::{Branch, Moment, Writer};
 use serde_json::{Value, from_value};
 
@@ -54,11 +55,10 @@ fn tree(branches: &[Branch]) -> Vec<String> {
     while let Some((depth, branch)) = left.pop() {
         let name = format!("{:depth$}{}", "", branch.name, depth = depth * 2);
         let at = branch.at.as_ref().map_or_else(String::new, |at| format!("at {at}, "));
-        let (newest, layers, bytes) = (&branch.newest_lsn, branch.layers, branch.layer_bytes);
+        let (newest, layers) = (&branch.newest_lsn, branch.layers);
+        let bytes = BinaryBytes(branch.layer_bytes);
         let writer = branch.writer.as_ref().map_or_else(String::new, written_by);
-        lines.push(format!(
-            "{name:<24} {at}newest {newest}, {layers} layers, {bytes} bytes{writer}"
-        ));
+        lines.push(format!("{name:<24} {at}newest {newest}, {layers} layers of {bytes}{writer}"));
         let comes_from_it = |other: &&Branch| other.from.as_ref() == Some(&branch.name);
         left.extend(branches.iter().rev().filter(comes_from_it).map(|b| (depth + 1, b)));
     }

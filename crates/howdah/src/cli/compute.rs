@@ -184,8 +184,9 @@ fn shown(compute: &Line) -> String {
         _ => String::new(),
     };
     let lsn = compute.lsn.as_ref().map_or_else(String::new, |lsn| format!(" from {lsn}"));
-    let name = &compute.name;
-    format!("{name:<24} {phase}{lsn}, {kind}, {} clients{place}", compute.clients)
+    let (name, clients) = (&compute.name, compute.clients);
+    let plural = if clients == 1 { "" } else { "s" };
+    format!("{name:<24} {phase}{lsn}, {kind}, {clients} client{plural}{place}")
 }
 
 fn serve(options: &RunOptions, api: &Api, environment: &Environment) -> Result<()> {

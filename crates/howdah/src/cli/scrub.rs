@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use indicatif::BinaryBytes;
 use pageserver::api::Scrub;
 use runtime::clock;
 use runtime::executor::block_on;
@@ -30,13 +31,13 @@ pub(super) fn run(json: bool, api: &Api) -> Result<()> {
     if json {
         output::json(&json!(scrub));
     } else {
-        let (bytes, damaged) = (scrub.bytes_total, scrub.damaged.len());
-        output::line(format!("{bytes} bytes of layers and WAL compared, {damaged} damaged"));
+        let (bytes, damaged) = (BinaryBytes(scrub.bytes_total), scrub.damaged.len());
+        output::line(format!("{bytes} of layers and WAL compared, {damaged} damaged"));
         scrub.damaged.iter().for_each(|what| output::line(format!("  {what}")));
         if scrub.litter_objects > 0 {
-            let (objects, bytes) = (scrub.litter_objects, scrub.litter_bytes);
+            let (objects, bytes) = (scrub.litter_objects, BinaryBytes(scrub.litter_bytes));
             output::line(format!(
-                "{objects} objects of {bytes} bytes in the store that nothing names; they go by themselves"
+                "{objects} objects of {bytes} in the store that nothing names; they go by themselves"
             ));
         }
     }

@@ -1,5 +1,6 @@
 //! `howdah timeline status`: what the page server has, and how far it is behind.
 
+use indicatif::BinaryBytes;
 use pageserver::api::Status;
 use pageserver::remote::StoreStatus;
 
@@ -26,14 +27,18 @@ fn store_rows(store: &StoreStatus) -> Vec<(&'static str, String)> {
     let uploaded = store.uploaded_lsn.clone().unwrap_or_else(|| "nothing".to_owned());
     let waiting = match store.waiting_bytes {
         0 => "nothing waits".to_owned(),
-        bytes => format!("{bytes} bytes wait, for {} s", store.waiting_ms / 1000),
+        bytes => format!("{} wait, for {} s", BinaryBytes(bytes), store.waiting_ms / 1000),
     };
     let mut rows = vec![
         ("object store", format!("{} (generation {})", store.address, store.generation)),
         ("stored", format!("WAL up to {uploaded}; {waiting}")),
         (
             "stored layers",
-            format!("{} bytes there, {} here", store.remote_layer_bytes, store.local_layer_bytes),
+            format!(
+                "{} there, {} here",
+                BinaryBytes(store.remote_layer_bytes),
+                BinaryBytes(store.local_layer_bytes)
+            ),
         ),
     ];
     rows.extend(store.error.clone().map(|error| ("store's error", error)));
@@ -55,25 +60,28 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         ("newest LSN", known(&status.ingested_lsn)),
         ("durable LSN", known(&status.flushed_lsn)),
         ("server's LSN", known(&status.server_lsn)),
-        ("behind", format!("{} bytes", status.lag_bytes)),
-        ("WAL kept", format!("{} bytes", status.wal_bytes)),
+        ("behind", BinaryBytes(status.lag_bytes).to_string()),
+        ("WAL kept", BinaryBytes(status.wal_bytes).to_string()),
         (
             "layers",
             format!(
-                "{} of {} bytes ({} before compression), up to {}",
+                "{} of {} ({} before compression), up to {}",
                 status.layers,
-                status.layer_bytes,
-                status.layer_raw_bytes,
+                BinaryBytes(status.layer_bytes),
+                BinaryBytes(status.layer_raw_bytes),
                 known(&status.layered_lsn)
             ),
         ),
-        ("index", format!("{} bytes, {} relation forks", status.index_memory_bytes, status.forks)),
-        ("records", format!("{} ({} bytes)", status.records, status.record_bytes)),
+        (
+            "index",
+            format!("{}, {} relation forks", BinaryBytes(status.index_memory_bytes), status.forks),
+        ),
+        ("records", format!("{} ({})", status.records, BinaryBytes(status.record_bytes))),
     ];
     if let Some(backup) = status.backup {
         rows.push((
             "base backup",
-            format!("{} of {} bytes", backup.bytes_done, backup.bytes_total),
+            format!("{} of {}", BinaryBytes(backup.bytes_done), BinaryBytes(backup.bytes_total)),
         ));
     }
     if let Some(store) = &status.store {
