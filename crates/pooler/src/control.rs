@@ -44,7 +44,7 @@ pub(crate) async fn reload(
     settings: Option<Settings>,
 ) -> Result<(), Vec<SettingsError>> {
     let load = Arc::clone(&router.options.load);
-    let version = router.rules().version + 1;
+    let version = router.links.next_version(router.rules().version);
     let loaded = runtime::bridge::blocking(move || load(version, settings)).await;
     let failed = |message: String| {
         vec![SettingsError { file: "settings".to_owned(), line: None, key: None, message }]

@@ -328,8 +328,12 @@ impl Router {
         .await
     }
 
-    /// Takes new rules; routes whose servers would now be others' are reconnected.
+    /// Takes new rules; routes whose servers would now be others' are reconnected. Of two reloads at once the one that was
+    /// begun last counts, on every core.
     pub(crate) fn reload(self: &Rc<Router>, rules: Arc<Rules>, tls: Arc<TlsConfigs>) {
+        if rules.version < self.rules().version {
+            return;
+        }
         let old = self.rules.replace(Arc::clone(&rules));
         self.tls.replace(tls);
         self.keys.clear();

@@ -33,7 +33,7 @@ pub fn disk(path: &Path) -> io::Result<String> {
 /// One version of the rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
-    /// 1 at start, one more with each reload.
+    /// 1 at start, more with each reload.
     pub version: u64,
     pub settings: Settings,
     /// Secrets of `auth_file`.

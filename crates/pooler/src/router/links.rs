@@ -1,7 +1,7 @@
 //! Mailboxes: what cores tell each other, and what each does about it.
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use runtime::clock::Instant;
@@ -66,6 +66,8 @@ pub struct Links {
     pub(crate) clients: AtomicU32,
     /// Of these, clients of the console.
     pub(crate) administrators: AtomicU32,
+    /// The newest version of the rules that anybody has begun to load.
+    version: AtomicU64,
 }
 
 impl Links {
@@ -74,6 +76,7 @@ impl Links {
             senders: OnceLock::new(),
             clients: AtomicU32::new(0),
             administrators: AtomicU32::new(0),
+            version: AtomicU64::new(0),
         })
     }
 
@@ -94,6 +97,12 @@ impl Links {
 
     pub(crate) fn has_no_administrators(&self) -> bool {
         self.administrators.load(Ordering::Relaxed) == 0
+    }
+
+    /// A version for new rules that no others have, whichever cores load some at once.
+    pub(crate) fn next_version(&self, present: u64) -> u64 {
+        self.version.fetch_max(present, Ordering::Relaxed);
+        self.version.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn cores(&self) -> usize {

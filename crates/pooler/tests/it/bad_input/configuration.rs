@@ -1,5 +1,9 @@
 //! New configurations that are broken, and good ones while work goes on.
 
+use std::hint;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pooler::settings::Settings;
 use pooler::settings::file::read_pooler;
 
@@ -23,6 +27,33 @@ fn a_broken_configuration_on_reload_keeps_the_old() {
         }
         client.query("after").await;
         assert_eq!(client.answers().await, ["row after", "SELECT 1", "ready I"]);
+    });
+}
+
+#[test]
+fn of_two_changes_at_once_the_one_begun_last_counts() {
+    let (begun, go_on) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (begins, waits) = (Arc::clone(&begun), Arc::clone(&go_on));
+    let slow_if_5 = move |version, first, changed: Option<Settings>| {
+        let settings = changed.unwrap_or(first);
+        if settings.default_pool_size == 5 {
+            begins.store(true, Ordering::SeqCst);
+            while !waits.load(Ordering::SeqCst) {
+                hint::spin_loop();
+            }
+        }
+        load(version, settings)
+    };
+    run_with(settings(), slow_if_5, async |world| {
+        let mut slow = world.log_in("howdah").await;
+        slow.query("SET default_pool_size = 5").await;
+        world.until("it has begun", async || begun.load(Ordering::SeqCst)).await;
+        let set = world.console("SET default_pool_size = 7").await;
+        go_on.store(true, Ordering::SeqCst);
+        assert_eq!(set, ["SET default_pool_size=7", "ready I"]);
+        assert_eq!(slow.answers().await, ["SET default_pool_size=5", "ready I"]);
+        let config = world.console("SHOW CONFIG").await;
+        assert!(config.contains(&"row default_pool_size|7|20|yes".to_owned()), "{config:?}");
     });
 }
 
