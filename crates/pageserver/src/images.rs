@@ -83,7 +83,8 @@ mod tests {
     use crate::settings::Settings;
     use crate::state::directory::Directory;
     use crate::state::snapshot::Snapshot;
-    use crate::wal_store::{FOLDER, WalWriter};
+    use crate::wal_store::FOLDER;
+    use crate::wal_store::writer::WalWriter;
 
     const LOG: pg::state::Key = pg::state::Key::Slru(Slru::Clog, 0);
     const PREPARED: pg::state::Key = pg::state::Key::TwoPhase(7);

@@ -15,7 +15,7 @@ use crate::limits::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
 use crate::maintenance;
 use crate::settings::Settings;
 use crate::timeline::Timeline;
-use crate::wal_store::WalWriter;
+use crate::wal_store::writer::WalWriter;
 use crate::walreceiver::{Position, WalReceiver};
 use crate::watch::{Watch, unless_stopped};
 

@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::limits::WAL_WRITE_BYTES_MAX;
 use crate::lineage::{History, Lineage, file_name};
 use crate::timeline::Timeline;
-use crate::wal_store::{WalLayout, WalWriter};
+use crate::wal_store::WalLayout;
+use crate::wal_store::writer::WalWriter;
 
 /// Fetches the history of a server's timeline; the first has none.
 async fn history(connection: &mut Connection, id: u32) -> Result<Vec<u8>, Error> {

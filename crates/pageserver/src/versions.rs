@@ -217,7 +217,8 @@ mod tests {
     use super::*;
     use crate::limits::PAGE_BYTES;
     use crate::lineage::Lineage;
-    use crate::wal_store::{FOLDER, WalLayout, WalWriter};
+    use crate::wal_store::writer::WalWriter;
+    use crate::wal_store::{FOLDER, WalLayout};
 
     const SEGMENT_BYTES: u32 = 1 << 20;
     /// Behind the first page, whose header is longer.

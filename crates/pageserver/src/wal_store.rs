@@ -3,9 +3,11 @@
 //! Rules (numbered in the crate's README):
 //! 1. A segment is synced as a whole before a byte is written to the next one; so after a crash only the last
 //!    segment can hold anything that was not synced.
-//! 2. [`WalWriter::append`] returns only when the bytes, the file and its name are durable.
+//! 2. [`writer::WalWriter::append`] returns only when the bytes, the file and its name are durable.
 //!
 //! Behind the end of the WAL its last segment may have zeroes: a file's length says only that the WAL ends no later.
+
+pub mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,9 +21,7 @@ use pg::wal::segment::SegmentName;
 use runtime::fs::{self, File, OpenOptions};
 
 use crate::error::Error;
-use crate::limits::{
-    PAGE_BYTES, WAL_READ_BLOCKS_MAX, WAL_READ_BYTES, WAL_WRITE_BYTES_MAX, WAL_ZEROES_AHEAD_BYTES,
-};
+use crate::limits::{PAGE_BYTES, WAL_READ_BLOCKS_MAX, WAL_READ_BYTES, WAL_WRITE_BYTES_MAX};
 use crate::lineage::Lineage;
 
 const _: () = assert!(WAL_READ_BYTES.is_multiple_of(PAGE_BYTES), "a page of WAL is in one block");
@@ -199,110 +199,6 @@ async fn set_length(path: &std::path::Path, length: u64) -> io::Result<()> {
     let file = File::open(path, options).await?;
     file.set_len(length).await?;
     file.sync_all().await
-}
-
-/// Appends received WAL.
-pub struct WalWriter {
-    layout: WalLayout,
-    open: Option<Open>,
-    /// Bytes of zeroes behind what is written.
-    ahead: usize,
-}
-
-/// The segment that is being written.
-struct Open {
-    number: u64,
-    file: File,
-    length: u64,
-}
-
-impl WalWriter {
-    /// A writer into an existing directory.
-    pub fn new(layout: WalLayout) -> WalWriter {
-        WalWriter { layout, open: None, ahead: 0 }
-    }
-
-    /// A writer of WAL that comes in small pieces, each of which somebody waits for. To sync a file that has grown takes
-    /// twice as long as one that has not, whose length the file system need not note: so it grows ahead of the WAL.
-    pub fn of_stream(layout: WalLayout) -> WalWriter {
-        WalWriter { layout, open: None, ahead: WAL_ZEROES_AHEAD_BYTES }
-    }
-
-    /// Writes `wal`, whose first byte is at `start`, and syncs it. Gives the buffer back, for the next
-    /// time. After an error any part may be written; writing the same bytes again is safe.
-    pub async fn append(&mut self, start: Lsn, wal: Vec<u8>) -> (Result<(), Error>, Vec<u8>) {
-        let mut wal = wal;
-        let mut written = 0;
-        while written < wal.len() {
-            let at = start + written as u64;
-            let offset = at.segment_offset(self.layout.segment_bytes);
-            let room = u64::from(self.layout.segment_bytes) - offset;
-            let length = (wal.len() - written).min(usize::try_from(room).unwrap_or(usize::MAX));
-            let whole = written == 0 && length == wal.len();
-            let part = if whole {
-                std::mem::take(&mut wal)
-            } else {
-                wal[written..written + length].to_vec()
-            };
-            let (result, part) = self.write_part(at, offset, part).await;
-            if whole {
-                wal = part;
-            }
-            if let Err(source) = result {
-                // The file's state is unknown now (a failed fsync may have dropped pages): the
-                // next attempt opens it anew and writes the bytes again.
-                self.open = None;
-                let path = self.layout.path(at.segment(self.layout.segment_bytes));
-                return (Err(Error::file("write WAL segment", &path, source)), wal);
-            }
-            written += length;
-        }
-        (Ok(()), wal)
-    }
-
-    async fn write_part(
-        &mut self,
-        at: Lsn,
-        offset: u64,
-        part: Vec<u8>,
-    ) -> (io::Result<()>, Vec<u8>) {
-        let number = at.segment(self.layout.segment_bytes);
-        let mut open = match self.open.take() {
-            Some(open) if open.number == number => open,
-            // Rule 1 holds: every append has synced what it wrote.
-            _ => match self.open_segment(number).await {
-                Ok(open) => open,
-                Err(error) => return (Err(error), part),
-            },
-        };
-        let (bytes, mut part) = (part.len(), part);
-        let end = offset + bytes as u64;
-        if end > open.length && bytes < self.ahead {
-            let room = u64::from(self.layout.segment_bytes) - end;
-            part.resize(
-                bytes + usize::try_from(room).map_or(self.ahead, |room| room.min(self.ahead)),
-                0,
-            );
-        }
-        let length = offset + part.len() as u64;
-        let (written, mut part) = open.file.write_all_at(part, offset).await;
-        part.truncate(bytes);
-        let result = match written {
-            Ok(()) => open.file.sync_data().await,
-            Err(error) => Err(error),
-        };
-        open.length = open.length.max(length);
-        self.open = Some(open);
-        (result, part)
-    }
-
-    async fn open_segment(&self, number: u64) -> io::Result<Open> {
-        let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
-        let file = File::open(self.layout.path(number), options).await?;
-        fs::sync_dir(&self.layout.directory).await?;
-        let length = file.len().await?;
-        Ok(Open { number, file, length })
-    }
 }
 
 const READ_BYTES: u64 = WAL_READ_BYTES as u64;
@@ -689,6 +585,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    use super::writer::WalWriter;
+    use crate::limits::WAL_ZEROES_AHEAD_BYTES;
     use runtime::io::simulated::{Simulation, cut_power};
     use runtime::io::{Backend, Options};
     use runtime::{clock, executor};

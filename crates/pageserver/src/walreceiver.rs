@@ -32,7 +32,7 @@ use crate::limits::{
     WAL_OVERLAP_BYTES, WAL_TAKEN_IN_BYTES, WAL_WRITE_BYTES_MAX,
 };
 use crate::timeline::Timeline;
-use crate::wal_store::WalWriter;
+use crate::wal_store::writer::WalWriter;
 use crate::watch::{Watch, unless_stopped};
 
 /// Bytes in which the header of a record has come, whatever page headers stand before it and in it.

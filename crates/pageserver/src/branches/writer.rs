@@ -26,7 +26,7 @@ use crate::link::{Intake, Link};
 use crate::promotion;
 use crate::settings::Settings;
 use crate::timeline::{MAIN, Timeline};
-use crate::wal_store::WalWriter;
+use crate::wal_store::writer::WalWriter;
 use crate::watch::unless_stopped;
 
 /// The writing of one branch.
