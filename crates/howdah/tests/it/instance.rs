@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use cluster::Programs;
 use serde_json::Value;
 
 pub(crate) const HOWDAH: &str = env!("CARGO_BIN_EXE_howdah");
@@ -101,6 +102,15 @@ impl Instance {
         Self::start_program(Path::new(HOWDAH), folder, place, more, page_service)
     }
 
+    /// One with the server and the computes of another major, if that is here.
+    pub(crate) fn of_major(major: u32, folder: &Folder, place: &str) -> Option<Self> {
+        let postgres = Programs::of_major(major)?.path("postgres");
+        let programs = postgres.parent().expect("it is in a folder").display();
+        let server = format!("place = \"{place}\"\nbin_dir = \"{programs}\"");
+        let more = "[compute]\nstart_timeout = \"3min\"\n";
+        Some(Self::configured(Path::new(HOWDAH), folder, &server, more, "127.0.0.1:0"))
+    }
+
     /// The same by another copy of the program.
     pub(crate) fn start_program(
         program: &Path,
@@ -109,11 +119,23 @@ impl Instance {
         more: &str,
         page_service: &str,
     ) -> Self {
+        let server = format!("place = \"{place}\"");
+        Self::configured(program, folder, &server, more, page_service)
+    }
+
+    /// With these settings of the server's.
+    fn configured(
+        program: &Path,
+        folder: &Folder,
+        server: &str,
+        more: &str,
+        page_service: &str,
+    ) -> Self {
         let port = free_port();
         let config = folder.path().join("test.toml");
         let text = format!(
             "[api]\nlisten = \"127.0.0.1:0\"\n[pageserver]\nlisten = \"{page_service}\"\n\
-             [postgres]\nplace = \"{place}\"\nport = 0\nsettings.shared_buffers = \"16MB\"\nsettings.fsync = false\n\
+             [postgres]\n{server}\nport = 0\nsettings.shared_buffers = \"16MB\"\nsettings.fsync = false\n\
              [pooler]\nlisten_port = {port}\n{more}"
         );
         fs::write(&config, text).expect("the folder is ours");

@@ -3,5 +3,6 @@
 mod boot;
 mod facts;
 mod faults;
+mod majors;
 mod moments;
 mod work;
