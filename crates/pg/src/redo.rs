@@ -194,3 +194,50 @@ impl fmt::Display for RedoError {
 }
 
 impl std::error::Error for RedoError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::record::{RECORD_HEADER_BYTES, RawRecord};
+    use crate::wal::segment::WalVersion;
+
+    /// A record of version 15 by a resource manager of an extension's, about block 7: with bytes of its own, or with the page.
+    fn custom(has_image: bool) -> Vec<u8> {
+        let mut bytes = vec![0; RECORD_HEADER_BYTES];
+        bytes[16..18].copy_from_slice(&[0x20, 129]);
+        if has_image {
+            // Whole, and to be applied.
+            bytes.extend([0, 0x10, 0, 0, 0, 0x20, 0, 0, 2]);
+        } else {
+            bytes.extend([0, 0x20, 5, 0]);
+        }
+        [1663_u32, 5, 16384, 7].iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+        let content = if has_image { vec![0x77; 8192] } else { b"bytes".to_vec() };
+        bytes.extend(content);
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        bytes
+    }
+
+    fn redone(bytes: &[u8]) -> (Result<Outcome, RedoError>, Box<PageBytes>) {
+        let raw = RawRecord::new(bytes, Lsn(40), Lsn(80), WalVersion::V15).unwrap();
+        let mut page = Box::new([0; 8192]);
+        let outcome = redo(&raw.decode().unwrap(), 0, &mut page, Options::default());
+        (outcome, page)
+    }
+
+    #[test]
+    fn what_an_extension_does_to_a_page_is_refused_by_name_and_its_images_are_taken() {
+        let (refused, page) = redone(&custom(false));
+        let said = refused.unwrap_err().to_string();
+        assert!(
+            said.starts_with("redo of custom129/UNKNOWN (20) is not supported, at 0/28"),
+            "{said}"
+        );
+        assert!(said.ends_with("block 7"), "{said}");
+        assert!(page.iter().all(|byte| *byte == 0), "nothing is guessed");
+        let (taken, page) = redone(&custom(true));
+        assert_eq!(taken, Ok(Outcome::Applied));
+        assert_eq!((lsn(&page), page[8191]), (Lsn(80), 0x77));
+    }
+}

@@ -1,5 +1,5 @@
-//! Servers of other majors on a mount: from 16 on they reserve blocks by `posix_fallocate`, from 17 on they read several
-//! blocks at once, 18 reads ahead by processes of its own and can copy a database by `copy_file_range`.
+//! Servers of other majors on a mount, as primary and on a branch, before and after a new start. 17 reads several blocks at
+//! once, 18 by processes of its own, and can copy a database by `copy_file_range`.
 
 use crate::compute::{branch, can_mount};
 use crate::instance::{Folder, Instance};
@@ -8,6 +8,8 @@ const SUMS: &str = "SELECT count(*), sum(i), sum(length(filler)) FROM t";
 
 /// What a server does to many blocks at a time.
 fn work(instance: &Instance, copying: &str) {
+    instance.sql("CREATE TABLE wide (filler text)");
+    instance.sql("COPY wide FROM PROGRAM 'seq -f %0200.0f 1 20000'");
     instance.sql("CREATE TABLE t (i int, filler text)");
     instance.sql("INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 60000) i");
     instance.sql("CREATE INDEX ON t (i)");
@@ -54,6 +56,7 @@ fn works_on_a_mount(major: u32, copying: &str) {
     assert!(status.success(), "{log}");
     let instance = Instance::of_major(major, &folder, "mount").expect("it is still here");
     assert_eq!(instance.sql("SELECT count(*) FROM cut"), "61000");
+    assert_eq!(instance.sql("SELECT count(*), sum(filler::numeric) FROM wide"), "20000|200010000");
     assert_eq!(sql(&instance, "copied", "SELECT count(*) > 300 FROM pg_class"), "t");
     assert_eq!(sql(&instance, "postgres@b", "SELECT count(*) FROM cut"), "121000");
 }
