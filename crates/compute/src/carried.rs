@@ -70,7 +70,10 @@ impl Carried {
     /// When a file cannot be read or written.
     pub fn keep(&self, files: &FileSystem, places: &Places) -> Result<(), Error> {
         self.forget()?;
-        let Some(control) = shut_down(files)? else { return Ok(()) };
+        let Some(control) = shut_down(files)? else {
+            tracing::warn!("slots and statistics are lost: the server had to be killed");
+            return Ok(());
+        };
         let Some(end) = end_of_wal(places, &control)? else { return Ok(()) };
         let mut restart = None;
         for folder in FOLDERS {
