@@ -278,6 +278,8 @@ fn lsn_here(timeline: &Timeline, at: At) -> Result<Lsn, BranchError> {
     let newest = timeline.ingested();
     match at {
         At::Latest => Ok(newest),
+        // In the middle of the newest record: what is whole counts.
+        At::Lsn(lsn) if timeline.has_arrived(lsn) => Ok(lsn.min(newest)),
         At::Lsn(lsn) => Ok(lsn),
         At::Time(time) if time > clock::wall_micros() - EPOCH + CLOCK_AHEAD_MICROS_MAX => {
             let message = format!("{} is still to come", time::format(time));

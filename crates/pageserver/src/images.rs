@@ -58,7 +58,7 @@ impl Build<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
     use std::rc::Rc;
 
@@ -130,7 +130,7 @@ mod tests {
 
     /// A timeline whose store has eight layers of commits in one page of `pg_xact`, and a prepared transaction that is over
     /// after the first.
-    async fn timeline() -> Timeline {
+    pub(crate) async fn timeline() -> Timeline {
         let directory = Path::new("/ps");
         let layers = directory.join("timelines/main");
         fs::create_dir_all(&layers).await.expect("made");

@@ -120,7 +120,7 @@ impl Timeline {
         if until > clock::wall_micros().saturating_add(LEASE_SECONDS_MAX * 1_000_000) {
             return refused("a lease lasts a year at most".to_owned(), "renew it in time");
         }
-        if lsn > self.ingested() {
+        if !self.has_arrived(lsn) {
             let message = format!("LSN {lsn} has not arrived yet: {} has", self.ingested());
             return refused(message, "howdah timeline status shows what is kept");
         }

@@ -5,8 +5,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use pg::datadir::relation::{Fork, RelTag};
 use pg::lsn::Lsn;
@@ -291,14 +294,25 @@ impl Timeline {
         Ok(lsn.min(self.ingested()))
     }
 
+    /// Whether every record that ends at or before `lsn` is here. That may lie in the middle of one: a server flushes
+    /// whole pages of WAL, and its flush position stays there until somebody writes again.
+    pub(crate) fn has_arrived(&self, lsn: Lsn) -> bool {
+        self.ingested() >= lsn || self.taken_in.get() >= lsn.0
+    }
+
     async fn wait_for(&self, needed: Lsn) -> Result<(), PageError> {
-        if self.ingested() < needed {
-            let arrives = self.ingested.reaches(needed.0);
-            if clock::timeout(self.wait_lsn_timeout, arrives).await.is_err() {
-                return Err(PageError::NotYet { requested: needed, ingested: self.ingested() });
-            }
+        if self.has_arrived(needed) {
+            return Ok(());
         }
-        Ok(())
+        let mut records = pin!(self.ingested.reaches(needed.0));
+        let mut bytes = pin!(self.taken_in.reaches(needed.0));
+        let arrives = poll_fn(|context| match records.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => bytes.as_mut().poll(context),
+        });
+        let arrived = clock::timeout(self.wait_lsn_timeout, arrives).await;
+        arrived
+            .map_err(|_elapsed| PageError::NotYet { requested: needed, ingested: self.ingested() })
     }
 
     pub fn exists(&self, tag: RelTag, lsn: Lsn) -> Result<bool, PageError> {
@@ -368,5 +382,30 @@ fn is_kept(tag: RelTag) -> Result<(), PageError> {
     match tag.fork {
         Fork::Fsm => Err(PageError::NotLogged { tag }),
         Fork::Main | Fork::Vm | Fork::Init => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::tests::timeline;
+    use runtime::executor::block_on;
+    use runtime::io::{Backend, Options};
+
+    #[test]
+    fn a_moment_in_the_middle_of_a_record_is_there_when_its_bytes_are() {
+        let test = async {
+            let timeline = timeline().await;
+            let end = timeline.ingested();
+            let asked = timeline.lsn_for(end + 100, Lsn::INVALID).await;
+            assert!(matches!(asked, Err(PageError::NotYet { .. })), "{asked:?}");
+            // Up to there there is the beginning of a record.
+            timeline.taken_in.raise((end + 100).0);
+            let asked = timeline.lsn_for(end + 100, Lsn::INVALID).await;
+            assert_eq!(asked.expect("no record that ends before is missing"), end);
+            let asked = timeline.lsn_for(end + 101, Lsn::INVALID).await;
+            assert!(matches!(asked, Err(PageError::NotYet { .. })), "{asked:?}");
+        };
+        block_on(&Options::on(Backend::Simulated), test).expect("a core");
     }
 }
