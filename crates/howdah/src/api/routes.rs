@@ -39,9 +39,16 @@ pub(super) async fn answer(
             Response::ok(json!({ "reload": "asked for; the log tells the outcome" }))
         }
         ("POST", "/v1/shutdown") => {
-            let now = value(query, "mode").is_some_and(|mode| mode == "now");
-            control.stop(if now { Stop::Now } else { Stop::Drain });
-            Response::ok(json!({ "shutdown": if now { "now" } else { "drain" } }))
+            let (mode, stop) = match value(query, "mode").as_deref() {
+                Some("now") => ("now", Stop::Now),
+                None | Some("drain") => ("drain", Stop::Drain),
+                Some(other) => {
+                    let message = format_args!("\"{other}\" is not a mode of shutdown: now, drain");
+                    return Response::error(400, "bad_query", message);
+                }
+            };
+            control.stop(stop);
+            Response::ok(json!({ "shutdown": mode }))
         }
         ("POST", "/v1/postgres/stop" | "/v1/postgres/start") => postgres(path, parts).await,
         _ => unknown(path),

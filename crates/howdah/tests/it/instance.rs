@@ -267,7 +267,7 @@ impl Instance {
         head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
     }
 
-    fn answer(&self, method: &str, path: &str) -> String {
+    pub(crate) fn answer(&self, method: &str, path: &str) -> String {
         let api = self.api();
         let mut stream = TcpStream::connect(&api).expect("the API listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");

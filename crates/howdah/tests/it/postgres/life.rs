@@ -86,6 +86,8 @@ fn a_server_that_dies_is_started_again() {
 fn the_api_stops_everything() {
     let folder = Folder::new();
     let instance = Instance::in_directory(&folder, "");
+    let refused = instance.answer("POST", "/v1/shutdown?mode=soon");
+    assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("not a mode"), "{refused}");
     instance.post("/v1/shutdown?mode=now");
     let (status, log) = instance.ended();
     assert!(status.success(), "{log}");
