@@ -19,7 +19,7 @@ use crate::payload::{self, Payload};
 use crate::timeline::Timeline;
 use crate::wal_store::{Hold, Piece, WalReader};
 
-/// One version of a page; what it holds is got by [`Timeline::payload`].
+/// One version of a page; what it holds is got by [`Timeline::content`].
 #[derive(Clone)]
 pub struct Version {
     /// End of the record that made it.

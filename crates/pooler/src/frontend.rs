@@ -196,7 +196,7 @@ struct Arrival<'a> {
     handshake: Handshake,
     /// `None` only while it becomes an encrypted one.
     stream: Option<Transport>,
-    /// It waits for us: see [`Aside`].
+    /// It waits for us: see `waiting`.
     waking: &'a Cell<bool>,
     /// It has been told that it has proved who it is.
     is_let_in: bool,
