@@ -39,7 +39,7 @@ pub(super) async fn answer(
             Response::ok(json!({ "reload": "asked for; the log tells the outcome" }))
         }
         ("POST", "/v1/shutdown") => {
-            let (mode, stop) = match value(query, "mode").as_deref() {
+            let (mode, stop) = match value(query, "mode") {
                 Some("now") => ("now", Stop::Now),
                 None | Some("drain") => ("drain", Stop::Drain),
                 Some(other) => {
