@@ -48,7 +48,16 @@ impl<'p> Node<'p> {
         );
         let file = folder.join("howdah.toml");
         fs::write(&file, settings).map_err(|error| format!("{}: {error}", file.display()))?;
-        let howdah = howdah.to_owned();
+        let howdah = match programs.user {
+            None => howdah.to_owned(),
+            // It may have been built where the user cannot go, as in root's home.
+            Some(_) => {
+                let copy = folder.join("howdah");
+                let copied = fs::copy(howdah, &copy);
+                copied.map_err(|error| format!("{}: {error}", copy.display()))?;
+                copy
+            }
+        };
         Ok(Node { programs, howdah, store, folder, api, pages, daemon: None })
     }
 
