@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::limits::{CHECKPOINT_BYTES_MAX, COPY_BYTES};
 use crate::mount::FileSystem;
 use crate::places::Places;
-use crate::skeleton::{Entry, Skeleton};
+use crate::skeleton::{Skeleton, open};
 
 /// Directories of a data directory whose files are carried.
 const FOLDERS: [&str; 4] = ["pg_logical/mappings", "pg_logical/snapshots", SLOTS, "pg_stat"];
@@ -182,11 +182,8 @@ impl Taken {
     fn put(&mut self, skeleton: &mut Skeleton, places: &Places) -> Result<(), Error> {
         let root = self.carried.files();
         for path in files_below(&root)? {
-            let content = read(&root.join(&path))?;
-            let local = places.skeleton.join(&path);
-            write(&local, &content)?;
-            skeleton.entries.retain(|entry| entry.path != path || entry.file.is_none());
-            skeleton.entries.push(Entry { path, file: Some((local, content.len() as u64)) });
+            // Scratch from here on: nothing of it is synced.
+            skeleton.put(&path, &read(&root.join(&path))?, places)?;
         }
         let root = self.carried.wal();
         for name in list(&root)? {
@@ -297,10 +294,6 @@ fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
 fn make(folder: &Path) -> Result<(), Error> {
     blocking::create_dir_all(folder)
         .map_err(|source| Error::file("create directory", folder, source))
-}
-
-fn open(path: &Path, create: bool) -> io::Result<File> {
-    File::open(path, OpenOptions { write: true, create, ..OpenOptions::default() })
 }
 
 /// Renames, or copies between file systems.

@@ -90,15 +90,27 @@ impl Skeleton {
             return Ok(());
         }
         let bytes = blocking::read(file).map_err(|source| Error::file("read", file, source))?;
-        let local = places.skeleton.join(ALTERED);
+        self.put(ALTERED, &bytes, places)
+    }
+
+    /// Puts a file in, instead of what the branch has under this name.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&mut self, path: &str, content: &[u8], places: &Places) -> Result<(), Error> {
+        let local = places.skeleton.join(path);
+        if let Some(above) = local.parent() {
+            let made = blocking::create_dir_all(above);
+            made.map_err(|source| Error::file("create directory", above, source))?;
+        }
         let written = open(&local, true).and_then(|local| {
             local.set_len(0)?;
-            local.write_all_at(&bytes, 0)
+            local.write_all_at(content, 0)
         });
         written.map_err(|source| Error::file("write", &local, source))?;
-        self.entries.retain(|entry| entry.path != ALTERED);
-        let file = Some((local, bytes.len() as u64));
-        self.entries.push(Entry { path: ALTERED.to_owned(), file });
+        self.entries.retain(|entry| entry.path != path);
+        let file = Some((local, content.len() as u64));
+        self.entries.push(Entry { path: path.to_owned(), file });
         Ok(())
     }
 }
@@ -171,6 +183,7 @@ impl Writer<'_> {
     }
 }
 
-fn open(path: &Path, create: bool) -> io::Result<File> {
+/// For writing.
+pub(crate) fn open(path: &Path, create: bool) -> io::Result<File> {
     File::open(path, OpenOptions { write: true, create, ..OpenOptions::default() })
 }

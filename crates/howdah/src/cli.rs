@@ -348,8 +348,9 @@ const WAL_VERIFY_EXAMPLE: &str = "Example:
   howdah wal verify /var/lib/postgresql/15/main/pg_wal
   howdah wal verify archive --base before --against after
 
-The server must have written the WAL with wal_consistency_checking = all; with full_page_writes
-= off every change of a page is checked, else only those that are not restored from an image.
+The server must have written the WAL with wal_consistency_checking = all. With
+full_page_writes = off every change of a page is checked, else only those that are not restored
+from an image.
 Without --base a page counts from its first image on.";
 
 #[derive(Debug, Subcommand)]

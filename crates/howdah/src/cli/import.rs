@@ -38,8 +38,8 @@ pub(super) const EXAMPLE: &str = "Example:
 The user needs the attribute REPLICATION, and pg_hba.conf must let it in for \"replication\".
 Nothing is done to the server but making the slot and taking a base backup.
 Killed, the same command goes on.
-PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say what the connection string does
-not.";
+PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT say what is missing in the
+connection string.";
 
 pub(super) fn run(options: &ImportOptions, environment: &Environment) -> Result<()> {
     let directory =
