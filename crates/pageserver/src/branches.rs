@@ -132,6 +132,11 @@ impl Branches {
         let at = end.filter(|end| from.check_kept(*end).is_ok()).unwrap_or(at);
         let _point = from.pin(at).map_err(not_kept)?;
         let _changing = self.begin_change()?;
+        // Meanwhile somebody may have made one of this name, or deleted the one that it is to come from.
+        self.check(name, &from, at)?;
+        if !self.get(&from.name).is_some_and(|known| Rc::ptr_eq(&known, &from)) {
+            return Err(unknown(&from.name));
+        }
         let own = self.directory.join(timeline::FOLDER).join(name);
         remove_folder(&own).await?;
         let made = fs::create_dir_all(&own).await;
@@ -154,7 +159,7 @@ impl Branches {
             let message = "\"main\" cannot be deleted: it follows Postgres".to_owned();
             return Err(BranchError::Refused(message, "name a branch"));
         }
-        self.find(name)?;
+        let deleted = self.find(name)?;
         let comes_from_it = |timeline: &Rc<Timeline>| {
             timeline.ancestor.as_ref().is_some_and(|(from, _)| from.name == name)
         };
@@ -168,8 +173,16 @@ impl Branches {
         if let Some(writer) = &writer {
             writer.stop().await;
         }
-        self.write_list(|all| all.remove(name)).await?;
+        if let Err(error) = self.write_list(|all| all.remove(name)).await {
+            // It stays, with whom it has.
+            if let Some(writer) = &writer {
+                writer.start(&deleted, &self.settings);
+            }
+            return Err(error.into());
+        }
         self.writers.borrow_mut().remove(name);
+        // Whoever is at work on its layers is not to write into a folder that may soon be another branch's.
+        deleted.store.close().await;
         remove_folder(&self.directory.join(timeline::FOLDER).join(name)).await?;
         tracing::info!(branch = name, "branch deleted");
         Ok(())
@@ -369,40 +382,4 @@ pub(crate) fn points(bytes: &[u8]) -> Result<Vec<(String, String, Lsn)>, Error> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_moment_is_an_lsn_a_time_or_a_restore_point() {
-        for (text, at) in [
-            ("", At::Latest),
-            ("now", At::Latest),
-            ("0/16B3748", At::Lsn(Lsn(0x16B_3748))),
-            ("2000-01-01T00:00:01Z", At::Time(1_000_000)),
-            ("before the change", At::RestorePoint("before the change".to_owned())),
-        ] {
-            assert_eq!(At::parse(text), at, "{text}");
-        }
-    }
-
-    #[test]
-    fn names_are_folders_and_databases() {
-        for name in ["feature", "a", "2026-11", "x_y.z"] {
-            assert!(is_name(name), "{name}");
-        }
-        for name in ["", ".", "..", "-x", "a/b", "a b", "ä", "a@b", &"x".repeat(61)] {
-            assert!(!is_name(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_list_with_any_byte_changed_is_refused() {
-        let bytes = to_bytes(&BTreeMap::new());
-        assert_eq!(sealed::open::<Vec<Point>>(TITLE, &bytes), Some(Vec::new()));
-        for place in 0..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[place] ^= 1;
-            assert_eq!(sealed::open::<Vec<Point>>(TITLE, &changed), None, "byte {place}");
-        }
-    }
-}
+mod tests;

@@ -79,8 +79,9 @@ pub async fn run(follower: Rc<Follower>) {
             }
             for timeline in branches.all() {
                 let kept = keep_in_shape(&timeline, &follower.settings, is_due).await;
+                // One that was deleted meanwhile is nobody's loss.
                 if let Err(error) = kept
-                    && branches.get(&timeline.name).is_some()
+                    && !timeline.store.is_closed()
                 {
                     tracing::error!(%error, timeline = timeline.name, "layers not kept in shape");
                     clock::sleep(interval).await;
@@ -239,6 +240,9 @@ impl Timeline {
     /// Removes WAL that nobody needs any more.
     async fn trim_wal(&self, settings: &Settings) -> Result<(), Error> {
         self.wal.look().await?;
+        if self.store.is_closed() {
+            return Ok(());
+        }
         let keep = match settings.wal_bytes_max {
             _ if self.disk_is_full.get() => 0,
             0 => settings.wal_keep_bytes,

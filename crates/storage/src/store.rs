@@ -91,6 +91,8 @@ struct Inner {
     absent: Absent,
     /// How often the manifest has changed, changes of place alone not counted.
     changes: Cell<u64>,
+    /// Nothing changes any more.
+    closed: Cell<bool>,
     counters: Counters,
 }
 
@@ -248,6 +250,7 @@ impl TimelineStore {
             remote: RefCell::default(),
             absent: Absent::default(),
             changes: Cell::new(0),
+            closed: Cell::new(false),
             counters: Counters::default(),
         };
         Ok(TimelineStore { inner: Rc::new(inner) })
@@ -352,6 +355,17 @@ impl TimelineStore {
         Ok(())
     }
 
+    /// Lets nothing change any more: what is under way is made first, what comes later is refused. The directory can go
+    /// then, and its name can be another store's, which nobody who still has this one will touch.
+    pub async fn close(&self) {
+        let _turn = self.inner.changing.take().await;
+        self.inner.closed.set(true);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.inner.closed.get()
+    }
+
     /// In a task of its own, so that it is done as a whole if it is begun.
     async fn change(&self, change: Change) -> io::Result<()> {
         let inner = Rc::clone(&self.inner);
@@ -442,10 +456,15 @@ impl Inner {
     }
 
     async fn begin_layer(&self) -> io::Result<LayerWriter> {
+        self.check_open()?;
         self.remove_litter().await;
         let (number, litter) = (self.take_number(), Rc::clone(&self.litter));
         let level = self.options.compression_level;
         LayerWriter::create_with(&self.directory, number, level, litter).await
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        if self.closed.get() { Err(io::Error::other("the store is closed")) } else { Ok(()) }
     }
 
     async fn remove_litter(&self) {
@@ -463,6 +482,7 @@ impl Inner {
     }
 
     async fn change(&self, change: Change) -> io::Result<()> {
+        self.check_open()?;
         let Change { commit, removed, kept_from } = change;
         let mut facts = self.manifest.borrow().facts;
         let old_catalog = facts.catalog;

@@ -267,7 +267,8 @@ impl Writer {
         }
     }
 
-    fn start(&self, timeline: &Rc<Timeline>, settings: &Settings) {
+    /// Follows whom it has, if anybody.
+    pub(super) fn start(&self, timeline: &Rc<Timeline>, settings: &Settings) {
         let Some(source) = self.source(timeline) else { return };
         let link = Rc::new(Link::new(&timeline.name));
         let following = follow(Rc::clone(timeline), Rc::clone(&link), source, settings.clone());

@@ -1,6 +1,6 @@
 //! The page stream: requests in, replies out, until the client ends it (format in [`pg::wire::pagestream`]).
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use pg::datadir::slru::SEGMENT_PAGES;
 use pg::lsn::Lsn;
@@ -19,6 +19,7 @@ use crate::error::PageError;
 use crate::limits::{PAGE_BYTES, STREAM_REPLY_BYTES_MAX};
 use crate::moment::transaction_logs::TransactionLogs;
 use crate::page_cache::Page;
+use crate::timeline::Timeline;
 
 enum Found {
     Exists(bool),
@@ -53,6 +54,9 @@ impl Session<'_> {
     /// Answers requests until the client ends the stream.
     pub(super) async fn page_stream(&mut self) -> Result<(), End> {
         self.flush();
+        // Another branch may be given the name of this one.
+        let begun = self.service.timeline(&self.target.branch);
+        let begun = begun.map_or_else(|_gone| Weak::new(), |timeline| Rc::downgrade(&timeline));
         loop {
             let message = self.messages.receive().await?;
             match message.kind {
@@ -60,7 +64,7 @@ impl Session<'_> {
                     let data = self.messages.body(&message).to_vec();
                     let request =
                         Request::read(&data).map_err(|error| violation(error.to_string()))?;
-                    self.answer(&request).await;
+                    self.answer(&request, &begun).await;
                     self.flush();
                     self.messages.writable(STREAM_REPLY_BYTES_MAX).await?;
                 }
@@ -78,9 +82,9 @@ impl Session<'_> {
         }
     }
 
-    /// Appends the reply to one request.
-    async fn answer(&mut self, request: &Request<'_>) {
-        let found = self.find(request).await;
+    /// Appends the reply to one request about the branch with which the stream began.
+    async fn answer(&mut self, request: &Request<'_>, begun: &Weak<Timeline>) {
+        let found = self.find(request, begun).await;
         let (segment, text, detail);
         let mut pages = Vec::new();
         let (lsn, answer) = match found {
@@ -113,10 +117,16 @@ impl Session<'_> {
         });
     }
 
-    async fn find(&self, request: &Request<'_>) -> Result<(Lsn, Found), PageError> {
+    async fn find(
+        &self,
+        request: &Request<'_>,
+        begun: &Weak<Timeline>,
+    ) -> Result<(Lsn, Found), PageError> {
         let branches = self.service.follower.branches().ok_or(PageError::NotReady)?;
         let gone = || PageError::NoBranch { branch: self.target.branch.clone() };
-        let timeline = branches.get(&self.target.branch).ok_or_else(gone)?;
+        let timeline = branches.get(&self.target.branch);
+        let is_same = |found: &Rc<Timeline>| std::ptr::eq(Rc::as_ptr(found), begun.as_ptr());
+        let timeline = timeline.filter(is_same).ok_or_else(gone)?;
         let lsn = timeline.lsn_for(request.lsn, request.not_modified_since).await?;
         let found = match request.question {
             Question::Exists(relation) => Found::Exists(timeline.exists(relation, lsn)?),

@@ -351,7 +351,11 @@ impl Uploader {
         for timeline in timelines {
             let Some(remote) = timeline.store.remote() else { continue };
             let changes = timeline.store.changes();
-            let snapshot = self.copy_layers(&timeline).await?;
+            let snapshot = match self.copy_layers(&timeline).await {
+                // Deleted meanwhile: the list has changed, and what there is now is copied next.
+                Err(_) if timeline.store.is_closed() => return Ok(()),
+                copied => copied?,
+            };
             self.copy_catalog(&remote, &snapshot).await?;
             let epoch = self.branches.writing(&timeline.name).map_or(0, |writing| writing.epoch);
             next.head.timelines.push(TimelineObjects {

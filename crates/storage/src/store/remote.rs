@@ -311,6 +311,7 @@ impl Inner {
             }
         }
         let _turn = self.changing.take().await;
+        self.check_open()?;
         if !self.manifest.borrow().layers.contains_key(&info.number) {
             // Collected or merged meanwhile.
             return fs::remove_file(&arrived).await;
@@ -366,6 +367,7 @@ impl Inner {
 
     /// Within the turn of changes.
     async fn relocate(&self, numbers: &[u64], change: impl Fn(Place) -> Place) -> io::Result<()> {
+        self.check_open()?;
         let mut edit = Edit::default();
         {
             let manifest = self.manifest.borrow();
