@@ -335,6 +335,25 @@ impl Bucket {
         &self,
         name: &str,
         file: &Path,
+        received: impl FnMut(u64),
+    ) -> Result<u64, BucketError> {
+        let partial = partial_name(file);
+        let downloaded = self.download_as(name, &partial, received).await;
+        let failed = |error: io::Error| BucketError::local(&partial, error);
+        if downloaded.is_err() {
+            // The next attempt may come late, and the disk may be full. There is none if it could not be looked up.
+            let _gone = fs::remove_file(&partial).await;
+            return downloaded;
+        }
+        fs::rename(&partial, file).await.map_err(failed)?;
+        fs::sync_dir(file.parent().unwrap_or(Path::new("."))).await.map_err(failed)?;
+        downloaded
+    }
+
+    async fn download_as(
+        &self,
+        name: &str,
+        partial: &Path,
         mut received: impl FnMut(u64),
     ) -> Result<u64, BucketError> {
         let head = || {
@@ -342,9 +361,8 @@ impl Bucket {
             self.side.run(async move { store.head(&path).await.map(|meta| meta.size) })
         };
         let bytes = self.patience.persist("look up", name, head).await?;
-        let partial = partial_name(file);
-        let failed = |error: io::Error| BucketError::local(&partial, error);
-        let target = File::create(&partial).await.map_err(failed)?;
+        let failed = |error: io::Error| BucketError::local(partial, error);
+        let target = File::create(partial).await.map_err(failed)?;
         let mut at = 0;
         while at < bytes {
             let until = bytes.min(at + TRANSFER_PART_BYTES as u64);
@@ -361,8 +379,6 @@ impl Bucket {
             at = until;
         }
         target.sync_all().await.map_err(failed)?;
-        fs::rename(&partial, file).await.map_err(failed)?;
-        fs::sync_dir(file.parent().unwrap_or(Path::new("."))).await.map_err(failed)?;
         Ok(bytes)
     }
 

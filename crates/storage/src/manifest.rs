@@ -103,6 +103,8 @@ pub struct Log {
     edits: usize,
     edit_bytes: usize,
     snapshot_bytes: usize,
+    /// What could not be written last may be there nevertheless.
+    in_doubt: bool,
 }
 
 impl Log {
@@ -122,6 +124,7 @@ impl Log {
             edits: 0,
             edit_bytes: 0,
             snapshot_bytes: 0,
+            in_doubt: false,
         };
         log.compact(manifest).await?;
         Ok(log)
@@ -161,6 +164,7 @@ impl Log {
             edits: edits.len(),
             edit_bytes,
             snapshot_bytes,
+            in_doubt: false,
         };
         Ok((log, manifest))
     }
@@ -168,12 +172,26 @@ impl Log {
     /// Makes a change durable.
     ///
     /// # Errors
-    /// What the system says. The change may then come to light at the next opening, unless another is made.
+    /// What the system says. If the log is [in doubt](Log::is_in_doubt) then, the change may come to light at the next
+    /// opening, unless another is made.
     pub async fn append(&mut self, edit: &Edit) -> io::Result<()> {
-        let bytes = self.write(self.head, edit).await?;
+        let number = self.next;
+        let bytes = match self.write(self.head, edit).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.in_doubt = take_back(&self.directory, number).await.is_err();
+                return Err(error);
+            }
+        };
+        self.in_doubt = false;
         self.edits += 1;
         self.edit_bytes += bytes;
         Ok(())
+    }
+
+    /// Whether the change that failed last may be durable nevertheless.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// Whether reading all the edits takes longer than it should.
@@ -205,6 +223,16 @@ impl Log {
         fs::write_atomic(path(&self.directory, number), bytes).await?;
         self.head = number;
         Ok(length)
+    }
+}
+
+/// Makes sure that a file which could not be written for certain is not there.
+async fn take_back(directory: &Path, number: u64) -> io::Result<()> {
+    match fs::remove_file(path(directory, number)).await {
+        // It has never come to its name.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => fs::sync_dir(directory).await,
     }
 }
 

@@ -82,6 +82,8 @@ struct Inner {
     open: RefCell<Recent<u64, Layer>>,
     blocks: RefCell<Recent<(u64, usize), Block>>,
     litter: Litter,
+    /// Files of changes that failed and may be durable nevertheless: litter as soon as a later change is.
+    in_doubt: RefCell<Vec<PathBuf>>,
     /// Changes of the manifest.
     changing: Turn,
     /// Compaction and collection.
@@ -245,6 +247,7 @@ impl TimelineStore {
             open: RefCell::new(Recent::new(options.index_cache_bytes, options.layers_open)),
             blocks: RefCell::new(Recent::new(options.block_cache_bytes, usize::MAX)),
             litter: Litter::default(),
+            in_doubt: RefCell::default(),
             changing: Turn::default(),
             maintaining: Turn::default(),
             remote: RefCell::default(),
@@ -484,43 +487,68 @@ impl Inner {
     async fn change(&self, change: Change) -> io::Result<()> {
         self.check_open()?;
         let Change { commit, removed, kept_from } = change;
+        let Commit { layers, flushed_through, catalog } = commit;
         let mut facts = self.manifest.borrow().facts;
         let old_catalog = facts.catalog;
-        if let Some(catalog) = &commit.catalog {
-            let number = self.take_number();
-            fs::write_atomic(catalog_path(&self.directory, number), catalog.clone()).await?;
-            facts.catalog = Some((number, crc32c::crc32c(catalog)));
-        }
-        facts.flushed_through =
-            facts.flushed_through.max(commit.flushed_through.unwrap_or_default());
+        facts.flushed_through = facts.flushed_through.max(flushed_through.unwrap_or_default());
         facts.kept_from = facts.kept_from.max(kept_from.unwrap_or_default());
-        facts.next_number = self.next_number.get();
-        if !commit.layers.is_empty() {
-            // The layers' names are durable before the manifest names them.
-            fs::sync_dir(&self.directory).await?;
+        let mut made = self.paths(&layers);
+        if let Some(catalog) = &catalog {
+            let number = self.take_number();
+            facts.catalog = Some((number, crc32c::crc32c(catalog)));
+            made.push(catalog_path(&self.directory, number));
         }
-        let edit = Edit { facts, added: commit.layers, removed };
-        self.append(&edit).await?;
-        let gone = self.apply(&edit);
+        facts.next_number = self.next_number.get();
+        let edit = Edit { facts, added: layers, removed };
+        if let Err(error) = self.write_change(&edit, catalog.as_deref()).await {
+            self.give_up(made).await;
+            return Err(error);
+        }
+        let mut gone = self.apply(&edit);
         count(&self.changes, 1);
-        if let Some(catalog) = commit.catalog {
+        if let Some(catalog) = catalog {
             *self.catalog.borrow_mut() = catalog.into();
         }
-        for path in gone {
-            self.litter.borrow_mut().push(path);
-        }
         if let Some((number, _)) = old_catalog.filter(|_| old_catalog != facts.catalog) {
-            self.litter.borrow_mut().push(catalog_path(&self.directory, number));
+            gone.push(catalog_path(&self.directory, number));
         }
+        self.litter.borrow_mut().append(&mut gone);
         self.remove_litter().await;
         self.settle().await;
         Ok(())
+    }
+
+    async fn write_change(&self, edit: &Edit, catalog: Option<&[u8]>) -> io::Result<()> {
+        if let (Some(catalog), Some((number, _))) = (catalog, edit.facts.catalog) {
+            fs::write_atomic(catalog_path(&self.directory, number), catalog.to_vec()).await?;
+        }
+        if !edit.added.is_empty() {
+            // The layers' names are durable before the manifest names them.
+            fs::sync_dir(&self.directory).await?;
+        }
+        self.append(edit).await
+    }
+
+    fn paths(&self, layers: &[LayerInfo]) -> Vec<PathBuf> {
+        layers.iter().map(|layer| layer::path(&self.directory, layer.number)).collect()
+    }
+
+    /// Files that no manifest will name go at once: the disk may be full of what was tried again and again. Those that one
+    /// may name at the next opening, because a change of it may be durable, stay until a later one is.
+    async fn give_up(&self, mut made: Vec<PathBuf>) {
+        let in_doubt = self.log.borrow().as_ref().is_none_or(Log::is_in_doubt);
+        let list = if in_doubt { &self.in_doubt } else { &*self.litter };
+        list.borrow_mut().append(&mut made);
+        self.remove_litter().await;
     }
 
     async fn append(&self, edit: &Edit) -> io::Result<()> {
         let mut log = self.log.take().expect("changes take turns");
         let appended = log.append(edit).await;
         *self.log.borrow_mut() = Some(log);
+        if appended.is_ok() {
+            self.litter.borrow_mut().append(&mut self.in_doubt.borrow_mut());
+        }
         appended
     }
 

@@ -133,8 +133,29 @@ impl TimelineStore {
         sources.retain(|layer| layer.kind == Kind::Level0);
         sources.sort_by_key(|layer| (layer.newest, layer.number));
         sources.truncate(MERGED_LAYERS_MAX);
-        let mut merge = self.merge(&sources, (Key::FIRST, Key::LAST)).await?;
         let mut layers = Vec::new();
+        if let Err(error) = self.write_merged(&sources, options, &mut layers).await {
+            // Those that are whole are of no use without the others, and the disk may be full.
+            self.inner.litter.borrow_mut().append(&mut self.inner.paths(&layers));
+            self.inner.remove_litter().await;
+            return Err(error);
+        }
+        let bytes = layers.iter().map(|layer| layer.bytes).sum();
+        let step = Step::Merged { layers: sources.len(), bytes };
+        let removed = sources.iter().map(|layer| layer.number).collect();
+        let commit = Commit { layers, ..Commit::default() };
+        self.change(Change { commit, removed, kept_from: None }).await?;
+        Ok(step)
+    }
+
+    /// The entries of these layers in new ones; `layers` has those that are whole, after an error, too.
+    async fn write_merged(
+        &self,
+        sources: &[LayerInfo],
+        options: &CompactionOptions,
+        layers: &mut Vec<LayerInfo>,
+    ) -> io::Result<()> {
+        let mut merge = self.merge(sources, (Key::FIRST, Key::LAST)).await?;
         let mut writer: Option<LayerWriter> = None;
         while let Some(entry) = merge.peek() {
             if let Some(full) = writer.take_if(|writer| is_full(writer, entry.key, options)) {
@@ -150,12 +171,7 @@ impl TimelineStore {
         if let Some(last) = writer {
             layers.extend(last.finish_as(Kind::Delta).await?);
         }
-        let bytes = layers.iter().map(|layer| layer.bytes).sum();
-        let step = Step::Merged { layers: sources.len(), bytes };
-        let removed = sources.iter().map(|layer| layer.number).collect();
-        let commit = Commit { layers, ..Commit::default() };
-        self.change(Change { commit, removed, kept_from: None }).await?;
-        Ok(step)
+        Ok(())
     }
 
     async fn merge(&self, layers: &[LayerInfo], range: (Key, Key)) -> io::Result<Merge> {

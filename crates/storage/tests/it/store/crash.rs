@@ -160,3 +160,44 @@ fn a_full_disk_refuses_and_works_again_with_room() {
         }
     });
 }
+
+/// Layers and catalogs in the store's directory.
+async fn files() -> usize {
+    let entries = fs::read_dir(directory()).await.expect("listed");
+    let names = entries.iter().map(|entry| entry.name.to_string_lossy());
+    names.filter(|name| name.ends_with(".layer") || name.ends_with(".catalog")).count()
+}
+
+#[test]
+fn what_a_full_disk_refused_takes_no_room() {
+    let (refused_flushes, refused_merges) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    for seed in 0..20 {
+        simulated(seed, DiskFaults::default(), async {
+            fs::create_dir_all(directory()).await.expect("made");
+            let store = TimelineStore::create(directory()).await.expect("created");
+            let (mut model, mut rng) = (Model::default(), Rng::seeded(seed));
+            for _ in 0..30 {
+                let (entries, through) = model.next_entries(&mut rng);
+                // A catalog that does not fit where the layer does.
+                let catalog = vec![7; 5000];
+                let room = store.stats().bytes + 5000 + rng.below(60_000);
+                set_disk_capacity(Some(room));
+                if flush(&store, &entries, through, catalog.clone()).await.is_err() {
+                    refused_flushes.set(refused_flushes.get() + 1);
+                    set_disk_capacity(None);
+                    flush(&store, &entries, through, catalog.clone()).await.expect("room again");
+                }
+                model.add(&entries, through, catalog);
+                assert_eq!(files().await, store.layers().len() + 1);
+                set_disk_capacity(Some(store.stats().bytes + 5000 + rng.below(60_000)));
+                if store.compact(&small(), materialize).await.is_err() {
+                    refused_merges.set(refused_merges.get() + 1);
+                }
+                set_disk_capacity(None);
+            }
+            model.compare(&store, &mut rng).await;
+        });
+    }
+    let (flushes, merges) = (refused_flushes.get(), refused_merges.get());
+    assert!(flushes > 20 && merges > 20, "{flushes} flushes, {merges} merges");
+}

@@ -302,3 +302,25 @@ fn generations_give_numbers_of_their_own() {
         model.compare(&store, &mut rng).await;
     });
 }
+
+#[test]
+fn a_layer_that_finds_no_room_leaves_nothing_behind() {
+    simulated(1, DiskFaults::default(), async {
+        let (bucket, _faults, _memory) = faulty(1, Rates::default());
+        let store = create().await;
+        store.connect(remote(&bucket));
+        let (mut model, mut rng) = (Model::default(), Rng::seeded(3));
+        fill(&store, &mut model, &mut rng, 6).await;
+        upload(&store).await.expect("uploaded");
+        store.evict(0).await.expect("evicted");
+        set_disk_capacity(Some(0));
+        let read = store.read(&all_keys(), model.through, &[]).await;
+        assert_eq!(read.map_err(|error| error.kind()), Err(std::io::ErrorKind::Other));
+        let entries = fs::read_dir(directory()).await.expect("listed");
+        let names = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned());
+        let left: Vec<String> = names.filter(|name| name.ends_with(".partial")).collect();
+        assert_eq!(left, Vec::<String>::new());
+        set_disk_capacity(None);
+        model.compare(&store, &mut rng).await;
+    });
+}
