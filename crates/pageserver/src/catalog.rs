@@ -14,7 +14,10 @@ use pg::oid::Oid;
 
 use crate::bytes::{Reader, Writer};
 use crate::history::{History, Origin, is_asked_for, read_tag, write_tag};
-use crate::limits::{MARK_INTERVAL_MICROS, RESTORE_POINT_NAME_BYTES_MAX, RESTORE_POINTS_MAX};
+use crate::limits::{
+    CLOCK_AHEAD_MICROS_MAX, CLOCK_SET_BACK_MICROS_MIN, MARK_INTERVAL_MICROS,
+    RESTORE_POINT_NAME_BYTES_MAX, RESTORE_POINTS_MAX,
+};
 
 /// First byte of a written catalog. Format 1 had nothing forgotten.
 const FORMAT: u64 = 2;
@@ -31,7 +34,7 @@ pub struct Catalog {
     forks: BTreeMap<RelTag, History>,
     /// From each LSN on: whether hint bits are logged.
     hints_logged: Vec<(Lsn, bool)>,
-    /// Commits, at most one for each [`MARK_INTERVAL_MICROS`].
+    /// Commits, at most one for each [`MARK_INTERVAL_MICROS`], in the order of their LSNs; clocks may be set back.
     marks: Vec<Mark>,
     restore_points: Vec<RestorePoint>,
     /// Forks that ceased to be up to here may be forgotten. What is stored up to here under the key of a fork that is not
@@ -196,7 +199,9 @@ impl Catalog {
     /// A record that bears a time: a commit, or a restore point.
     pub fn note_time(&mut self, mark: Mark) {
         let due = self.marks.last().is_none_or(|last| {
-            mark.time >= last.time.saturating_add(MARK_INTERVAL_MICROS) && mark.lsn > last.lsn
+            let is_later = mark.time >= last.time.saturating_add(MARK_INTERVAL_MICROS);
+            let is_set_back = mark.time <= last.time.saturating_sub(CLOCK_SET_BACK_MICROS_MIN);
+            (is_later || is_set_back) && mark.lsn > last.lsn
         });
         if due {
             self.marks.push(mark);
@@ -212,6 +217,17 @@ impl Catalog {
             let Ancestor { catalog, at } = self.ancestor.as_ref()?;
             catalog.borrow().mark_at(time, upto.min(*at))
         })
+    }
+
+    /// The last mark of this timeline, of the WAL up to `upto`, before which every time is at or before `since`. Times beyond
+    /// `now` are a clock's that was wrong, and so may be times long past: a moment counts as that old only if none before it
+    /// is younger.
+    pub fn last_before(&self, since: i64, now: i64, upto: Lsn) -> Option<Mark> {
+        let known = &self.marks[..self.marks.partition_point(|mark| mark.lsn <= upto)];
+        let latest = now.saturating_add(CLOCK_AHEAD_MICROS_MAX);
+        let young = known.iter().position(|mark| since < mark.time && mark.time <= latest);
+        let old = &known[..young.unwrap_or(known.len())];
+        old.iter().rev().find(|mark| mark.time <= since).copied()
     }
 
     /// The time of the newest mark at or below `lsn`.

@@ -97,6 +97,9 @@ const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis())
 
 /// Commits that are remembered with their time, at most one in so many microseconds: 10 MB a week.
 pub const MARK_INTERVAL_MICROS: i64 = 1_000_000;
+/// A commit that is so much earlier than the one before it tells of a clock that was set back: it is more than a commit
+/// takes from looking at the clock to its place in the WAL.
+pub const CLOCK_SET_BACK_MICROS_MIN: i64 = 10 * 1_000_000;
 /// A server's clock may be so far ahead of ours: a time beyond that is one that is still to come.
 pub const CLOCK_AHEAD_MICROS_MAX: i64 = 60 * 1_000_000;
 /// Restore points kept for each timeline.

@@ -110,7 +110,7 @@ impl Timeline {
         if settings.retention_seconds != 0 {
             let seconds = i64::try_from(settings.retention_seconds).unwrap_or(i64::MAX);
             let since = now.saturating_sub(seconds.saturating_mul(MICROS_PER_SECOND));
-            let mark = self.catalog.borrow().mark_at(since, newest);
+            let mark = self.catalog.borrow().last_before(since, now, newest);
             horizon = horizon.max(mark.map_or(Lsn::INVALID, |mark| mark.lsn));
         }
         if settings.retention_bytes != 0 {

@@ -94,6 +94,41 @@ fn commits_of_the_same_moment_are_one_mark() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_counts_from_then_on() {
+    let mut catalog = Catalog::default();
+    for (lsn, seconds) in [(100, 0), (200, 3600), (300, 60), (310, 61), (400, 120)] {
+        catalog.note_time(mark(lsn, seconds));
+    }
+    // One that was merely slow to write its commit.
+    catalog.note_time(mark(500, 118));
+    let at = |seconds: i64| catalog.mark_at(seconds * 1_000_000, Lsn::MAX).map(|mark| mark.lsn);
+    assert_eq!([0, 60, 90, 150].map(at), [100, 300, 310, 400].map(|lsn| Some(Lsn(lsn))));
+    assert_eq!(catalog.time_at(Lsn(305)), Some(60_000_000));
+    assert_eq!(catalog.time_at(Lsn(500)), Some(120_000_000));
+}
+
+#[test]
+fn a_clock_that_was_wrong_neither_lets_go_too_much_nor_for_ever_too_little() {
+    let (day, week) = (24 * 3600, 7 * 24 * 3600);
+    let mut catalog = Catalog::default();
+    let far = 50 * 365 * day;
+    // A server that begins in 2000, one that is far ahead of its time; both are put right.
+    let marks = [(100, day), (200, 2 * day), (300, 5), (400, 3 * day), (500, far), (600, 4 * day)];
+    for (lsn, seconds) in marks {
+        catalog.note_time(mark(lsn, seconds));
+    }
+    let horizon = |now: i64| {
+        let (since, now) = ((now - week) * 1_000_000, now * 1_000_000);
+        catalog.last_before(since, now, Lsn::MAX).map(|mark| mark.lsn)
+    };
+    assert_eq!(horizon(4 * day + 1), None, "all of it is of this week");
+    assert_eq!(horizon(week + day + 1), Some(Lsn(100)));
+    assert_eq!(horizon(week + 2 * day + 1), Some(Lsn(300)));
+    assert_eq!(horizon(week + 3 * day + 1), Some(Lsn(400)));
+    assert_eq!(horizon(week + 4 * day + 1), Some(Lsn(600)));
+}
+
+#[test]
 fn what_lies_before_the_cutoff_is_forgotten_and_no_more() {
     let (before, mut after) = (sample(), sample());
     after.forget_before(Lsn(260), &[]);
