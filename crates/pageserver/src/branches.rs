@@ -143,6 +143,10 @@ impl Branches {
         made.map_err(|source| Error::file("create directory", &own, source))?;
         let created = TimelineStore::create(&own).await;
         drop(created.map_err(|source| Error::file("write layers in", &own, source))?);
+        // Its name, before it is in the list.
+        let folders = self.directory.join(timeline::FOLDER);
+        let synced = fs::sync_dir(&folders).await;
+        synced.map_err(|source| Error::file("sync directory", &folders, source))?;
         let settings = &self.settings;
         let branch = Timeline::open_branch(&self.directory, name, (from, at), settings).await?;
         let branch = Rc::new(branch);

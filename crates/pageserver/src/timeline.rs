@@ -110,6 +110,9 @@ impl Timeline {
         let wal_directory = directory.join(wal_store::FOLDER);
         let made = fs::create_dir_all(&wal_directory).await;
         made.map_err(|source| Error::file("create directory", &wal_directory, source))?;
+        // Segments in it are acknowledged.
+        let synced = fs::sync_dir(directory).await;
+        synced.map_err(|source| Error::file("sync directory", directory, source))?;
         let wal_layout = WalLayout {
             lineage: Lineage::read(&wal_directory, manifest.timeline).await?,
             directory: wal_directory,

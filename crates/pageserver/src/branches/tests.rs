@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use runtime::executor::{self, block_on};
-use runtime::io::simulated::Simulation;
+use runtime::io::simulated::{Simulation, cut_power};
 use runtime::io::{Backend, Options};
 use storage::store::Commit;
 use storage::store::gc::Keep;
@@ -12,6 +12,7 @@ use storage::version::Version;
 use super::*;
 use crate::catalog::Catalog;
 use crate::manifest::Manifest;
+use crate::wal_store::writer::WalWriter;
 
 #[test]
 fn a_moment_is_an_lsn_a_time_or_a_restore_point() {
@@ -66,6 +67,9 @@ async fn found(directory: &Path) {
     let catalog = Some(Catalog::default().to_bytes(Lsn::MAX));
     let flushed_through = Some(Version(END.0));
     store.commit(Commit { layers: Vec::new(), flushed_through, catalog }).await.expect("written");
+    for folder in [directory.join(timeline::FOLDER), directory.to_owned(), PathBuf::new()] {
+        fs::sync_dir(folder).await.expect("durable");
+    }
 }
 
 async fn open(directory: &Path) -> Result<Rc<Branches>, Error> {
@@ -158,4 +162,26 @@ fn a_branch_is_not_made_of_one_that_is_being_deleted() {
         });
     }
     assert!(refused > 0, "{made} made, {refused} refused");
+}
+
+#[test]
+fn a_branch_and_the_first_wal_survive_a_power_cut() {
+    for seed in 0..40 {
+        in_a_world_of_its_own(seed, async {
+            let directory = Path::new("pageserver");
+            found(directory).await;
+            let branches = open(directory).await.expect("opened");
+            make(&branches, "dev", MAIN).await.expect("made");
+            let layout = branches.get(MAIN).expect("it is there").wal_layout.clone();
+            let mut writer = WalWriter::new(layout.clone());
+            writer.append(END, vec![7; 100]).await.0.expect("written");
+            cut_power();
+            clock::sleep(Duration::from_secs(1)).await;
+            let reopened = open(directory).await.expect("all that is there belongs together");
+            assert!(reopened.get("dev").is_some(), "it was made, seed {seed}");
+            let segments = layout.segments().await.expect("listed");
+            assert_eq!(segments, [(2, 100)], "it was acknowledged, seed {seed}");
+            branches.delete("dev").await.expect("deleted");
+        });
+    }
 }
