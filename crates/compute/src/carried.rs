@@ -3,13 +3,15 @@
 //!
 //! Rules:
 //! 1. Kept is what a clean shutdown left, with the end of the WAL then: by then every subscriber has had everything.
-//! 2. Taken is what was kept where the branch ends now: nobody has written since.
+//! 2. Taken is what was kept where the branch ends now: nobody has written since. A server that was shut down before it
+//!    took connections has written two checkpoints at most, and the branch may have them or not.
 //! 3. From when it is taken until the next clean shutdown there is none. A slot of a server that died is never taken:
 //!    its subscriber may have had what the branch has not, and would miss as much of what is written next.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pg::datadir::boot::place_of_record;
 use pg::datadir::control::{ControlFile, State};
 use pg::datadir::slot::ReplicationSlot;
 use pg::lsn::Lsn;
@@ -36,13 +38,37 @@ pub struct Carried {
     folder: PathBuf,
 }
 
-/// What a server has started with, until it is known that it runs.
-#[derive(Debug)]
-pub struct Taken {
-    carried: Carried,
-    end: Lsn,
-    /// Segments, where they are now.
-    wal: Vec<PathBuf>,
+/// Where a server began.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    /// Of its branch: the end.
+    branch: Lsn,
+    /// Of the checkpoint that it starts from, which it makes the branch's next record.
+    checkpoint: Lsn,
+}
+
+impl Beginning {
+    #[must_use]
+    pub fn of(skeleton: &Skeleton) -> Beginning {
+        let (branch, checkpoint) = (skeleton.image.facts.lsn, skeleton.control.checkpoint_lsn);
+        Beginning { branch, checkpoint }
+    }
+
+    /// Where the branch may end now that the server has been shut down. One that wrote nothing but checkpoints may have
+    /// been gone before the branch had them.
+    fn ends(self, places: &Places, control: &ControlFile) -> Result<Vec<Lsn>, Error> {
+        if control.checkpoint_lsn == self.checkpoint {
+            return Ok(vec![self.branch]);
+        }
+        let end = |start| end_of_record(places, control, start);
+        let mut ends: Vec<Lsn> = end(control.checkpoint_lsn)?.into_iter().collect();
+        if let Some(begun) = end(self.checkpoint)?
+            && control.checkpoint_lsn == place_of_record(begun, control.segment_bytes)
+        {
+            ends.extend([begun, self.branch]);
+        }
+        Ok(ends)
+    }
 }
 
 impl Carried {
@@ -51,7 +77,7 @@ impl Carried {
         Carried { folder }
     }
 
-    /// Holds the end of the WAL that the rest belongs to; without it the rest is nothing.
+    /// Holds the end of the WAL that the rest belongs to, or the ends that it may have; without it the rest is nothing.
     fn record(&self) -> PathBuf {
         self.folder.join("end")
     }
@@ -68,13 +94,19 @@ impl Carried {
     ///
     /// # Errors
     /// When a file cannot be read or written.
-    pub fn keep(&self, files: &FileSystem, places: &Places) -> Result<(), Error> {
+    pub fn keep(
+        &self,
+        files: &FileSystem,
+        places: &Places,
+        beginning: Beginning,
+    ) -> Result<(), Error> {
         self.forget()?;
         let Some(control) = shut_down(files)? else {
             tracing::warn!("slots and statistics are lost: the server had to be killed");
             return Ok(());
         };
-        let Some(end) = end_of_wal(places, &control)? else { return Ok(()) };
+        let ends = beginning.ends(places, &control)?;
+        let Some(&end) = ends.first() else { return Ok(()) };
         let mut restart = None;
         for folder in FOLDERS {
             for (path, local, bytes) in files.local_files_below(folder) {
@@ -97,9 +129,15 @@ impl Carried {
         if let Some(restart) = restart {
             self.keep_wal(places, &control, restart..end)?;
         }
-        write(&self.record(), end.to_string().as_bytes())?;
+        self.count_at(&ends)?;
         tracing::info!(%end, "slots and statistics are kept");
         Ok(())
+    }
+
+    /// From here on what is there counts, for a branch with one of these ends.
+    fn count_at(&self, ends: &[Lsn]) -> Result<(), Error> {
+        let lines: String = ends.iter().map(|end| format!("{end}\n")).collect();
+        write(&self.record(), lines.as_bytes())
     }
 
     /// The segments that a slot needs, but for the last: the next server is given that.
@@ -129,30 +167,57 @@ impl Carried {
     ///
     /// # Errors
     /// When a file cannot be read or written.
-    pub fn take(&self, skeleton: &mut Skeleton, places: &Places) -> Result<Option<Taken>, Error> {
+    pub fn take(&self, skeleton: &mut Skeleton, places: &Places) -> Result<(), Error> {
         let record = self.record();
-        let end = match blocking::read_to_string(&record) {
-            Ok(text) => text.trim().parse::<Lsn>().ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        let ends: Vec<Lsn> = match blocking::read_to_string(&record) {
+            Ok(text) => text.lines().filter_map(|line| line.parse().ok()).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(Error::file("read", &record, source)),
         };
         let starts = skeleton.image.facts.lsn;
-        let Some(end) = end.filter(|end| *end == starts) else {
-            if let Some(end) = end {
+        if !ends.contains(&starts) {
+            if let Some(end) = ends.first() {
                 tracing::warn!(%end, %starts, slots = self.slots(), "slots are dropped: the branch was written since they were kept");
             }
-            self.forget()?;
-            return Ok(None);
-        };
+            return self.forget();
+        }
         blocking::remove_file(&record).map_err(|source| Error::file("remove", &record, source))?;
         blocking::sync_dir(&self.folder)
             .map_err(|source| Error::file("sync", &self.folder, source))?;
-        let mut taken = Taken { carried: self.clone(), end, wal: Vec::new() };
-        if let Err(error) = taken.put(skeleton, places) {
-            taken.put_back()?;
-            return Err(error);
+        let mut moved = Vec::new();
+        let put = self.put(skeleton, places, &mut moved);
+        if put.is_err() {
+            for segment in &moved {
+                let name = segment.file_name().unwrap_or_default();
+                move_file(segment, &self.wal().join(name))?;
+            }
+            self.count_at(&ends)?;
         }
-        Ok(Some(taken))
+        put
+    }
+
+    /// Says which segments it has `moved`.
+    fn put(
+        &self,
+        skeleton: &mut Skeleton,
+        places: &Places,
+        moved: &mut Vec<PathBuf>,
+    ) -> Result<(), Error> {
+        let root = self.files();
+        for path in files_below(&root)? {
+            // Scratch from here on: nothing of it is synced.
+            skeleton.put(&path, &read(&root.join(&path))?, places)?;
+        }
+        let root = self.wal();
+        for name in list(&root)? {
+            let target = places.wal.join(&name);
+            // What the page server has sent is newer.
+            if !blocking::exists(&target) {
+                move_file(&root.join(&name), &target)?;
+                moved.push(target);
+            }
+        }
+        Ok(())
     }
 
     /// Names of the slots that are kept, for people.
@@ -160,6 +225,14 @@ impl Carried {
         let names = list(&self.files().join(SLOTS)).unwrap_or_default();
         let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
         names.join(", ")
+    }
+
+    /// A server runs on what was taken: nothing of it is needed here any more.
+    pub fn taken(&self) {
+        // Without its record it counts for nothing.
+        if let Err(error) = self.forget() {
+            tracing::warn!(%error, "slots that are in use are kept besides");
+        }
     }
 
     fn forget(&self) -> Result<(), Error> {
@@ -178,64 +251,18 @@ impl Carried {
     }
 }
 
-impl Taken {
-    fn put(&mut self, skeleton: &mut Skeleton, places: &Places) -> Result<(), Error> {
-        let root = self.carried.files();
-        for path in files_below(&root)? {
-            // Scratch from here on: nothing of it is synced.
-            skeleton.put(&path, &read(&root.join(&path))?, places)?;
-        }
-        let root = self.carried.wal();
-        for name in list(&root)? {
-            let target = places.wal.join(&name);
-            // What the page server has sent is newer.
-            if !blocking::exists(&target) {
-                move_file(&root.join(&name), &target)?;
-                self.wal.push(target);
-            }
-        }
-        Ok(())
-    }
-
-    /// The server runs on it.
-    pub fn started(self) {
-        // Without its record it is nothing any more.
-        if let Err(error) = self.carried.forget() {
-            tracing::warn!(%error, "slots that are in use are kept besides");
-        }
-    }
-
-    /// The server did not start. If it had not begun to write, all is as it was.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn not_started(self, files: &FileSystem) -> Result<(), Error> {
-        match shut_down(files)? {
-            Some(_) => self.put_back(),
-            None => self.carried.forget(),
-        }
-    }
-
-    fn put_back(self) -> Result<(), Error> {
-        for segment in &self.wal {
-            let name = segment.file_name().unwrap_or_default();
-            move_file(segment, &self.carried.wal().join(name))?;
-        }
-        write(&self.carried.record(), self.end.to_string().as_bytes())
-    }
-}
-
-/// The control file, if it is that of a server that was shut down.
+/// The control file, if it is that of a server that was shut down, be it before it had really started.
 fn shut_down(files: &FileSystem) -> Result<Option<ControlFile>, Error> {
     let Some(local) = files.local_file("global/pg_control") else { return Ok(None) };
     let control = ControlFile::parse(&read(&local)?);
     let control = control.map_err(|error| Error::Image(error.to_string()))?;
-    Ok((control.state == State::ShutDown).then_some(control))
+    let is_at_rest = matches!(control.state, State::ShutDown | State::ShutDownInRecovery);
+    Ok(is_at_rest.then_some(control))
 }
 
-/// Where the shutdown checkpoint ends; `None` if it is not to be found.
-fn end_of_wal(places: &Places, control: &ControlFile) -> Result<Option<Lsn>, Error> {
-    let (start, bytes) = (control.checkpoint_lsn, control.segment_bytes);
+/// Where the record ends that starts here, a checkpoint; `None` if there is none.
+fn end_of_record(places: &Places, control: &ControlFile, start: Lsn) -> Result<Option<Lsn>, Error> {
+    let bytes = control.segment_bytes;
     let mut decoder = StreamDecoder::at_record(start, bytes).assume_version(control.version);
     let mut from = start;
     // It may go on in the next segment.

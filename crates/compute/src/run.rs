@@ -30,7 +30,7 @@ use runtime::watchdog::{self, Watchdog};
 
 use crate::boot_set::BootSet;
 use crate::branch;
-use crate::carried::Carried;
+use crate::carried::{Beginning, Carried};
 use crate::error::Error;
 use crate::limits::{BOOT_RECORDED, HANGS_AFTER, WRITE_BYTES_MAX};
 use crate::mount::FileSystem;
@@ -149,12 +149,14 @@ async fn serve(
     let signals = Signals::new(&[Signal::Terminate, Signal::Interrupt]);
     let mut signals =
         signals.map_err(|source| Error::file("handle signals for", &places.directory, source))?;
-    let started = match first(start(options, places, mounted, owner), signals.next()).await {
-        First::A(started) => started?,
+    let skeleton = match first(prepare(options, places), signals.next()).await {
+        First::A(prepared) => prepared?,
         First::B(_signal) => return Ok(()),
     };
+    let started = start(options, places, mounted, owner, skeleton, signals.next()).await?;
+    let Some(started) = started else { return Ok(()) };
     ready(Ready { lsn: started.lsn, postgres_pid: started.child.pid() });
-    let Started { child, file_system, mut serving, .. } = started;
+    let Started { beginning, child, file_system, mut serving, .. } = started;
     let ended = first(first(child.wait(), &mut serving), signals.next()).await;
     let outcome = match ended {
         First::A(First::A(Ok(exit))) => Err(Error::Server(format!("the server ended: {exit}"))),
@@ -168,7 +170,8 @@ async fn serve(
         }
         First::B(_signal) => {
             server::end(&child).await;
-            options.carried.as_ref().map_or(Ok(()), |carried| carried.keep(&file_system, places))
+            let carried = options.carried.as_ref();
+            carried.map_or(Ok(()), |carried| carried.keep(&file_system, places, beginning))
         }
     };
     // Whoever still has files of the mount open gets errors from here on.
@@ -179,29 +182,40 @@ async fn serve(
 /// A server that takes connections on a mount that is being served.
 struct Started {
     lsn: Lsn,
+    beginning: Beginning,
     child: Child,
     file_system: Rc<FileSystem>,
     serving: executor::JoinHandle<Result<(), Error>>,
 }
 
-async fn start(
-    options: &Options,
-    places: &Places,
-    mounted: Mounted,
-    owner: (u32, u32),
-) -> Result<Started, Error> {
+/// What is begun with. Nothing is lost when this is given up.
+async fn prepare(options: &Options, places: &Places) -> Result<Skeleton, Error> {
     let began = clock::now();
     let mut skeleton = skeleton::fetch(&options.login, places).await?;
     if let Some(file) = &options.altered {
         skeleton.take_altered(file, places)?;
     }
-    let fetched = began.elapsed();
+    server::old_one_gone(places, options.wanted.port).await;
+    tracing::info!(took = ?began.elapsed(), "the branch's files are here");
+    Ok(skeleton)
+}
+
+/// `None` if it was told to `stop` before it took connections.
+async fn start(
+    options: &Options,
+    places: &Places,
+    mounted: Mounted,
+    owner: (u32, u32),
+    mut skeleton: Skeleton,
+    stop: impl Future,
+) -> Result<Option<Started>, Error> {
+    let began = clock::now();
     let failed = |source| Error::Mount { mountpoint: places.data.clone(), source };
     let mount = mounted.serve().map_err(failed)?;
-    let taken = match &options.carried {
-        Some(carried) => carried.take(&mut skeleton, places)?,
-        None => None,
-    };
+    let beginning = Beginning::of(&skeleton);
+    if let Some(carried) = &options.carried {
+        carried.take(&mut skeleton, places)?;
+    }
     let lsn = skeleton.image.facts.lsn;
     let mut tree = branch::tree(&skeleton, places, owner)?;
     if options.wanted.follows.is_some() {
@@ -216,26 +230,27 @@ async fn start(
         FileSystem::new(mount, tree, pages, places.overlay.clone(), options.altered.clone());
     let served = Rc::clone(&file_system);
     let serving = executor::spawn(async move { served.serve().await });
-    let child = start_server(options, places, &skeleton, &file_system).await;
-    match (&child, taken) {
-        (Ok(_running), Some(taken)) => taken.started(),
-        (Err(_), Some(taken)) => taken.not_started(&file_system)?,
-        (_, None) => {}
+    let child = start_server(options, places, &skeleton, &file_system, stop).await;
+    if let Some(carried) = &options.carried {
+        match &child {
+            Ok(Some(_running)) => carried.taken(),
+            _ => carried.keep(&file_system, places, beginning)?,
+        }
     }
-    let child = child?;
+    let Some(child) = child? else { return Ok(None) };
     let took = began.elapsed();
-    tracing::info!(%lsn, ?fetched, ?took, relations = skeleton.image.relations.len(), "ready");
-    Ok(Started { lsn, child, file_system, serving })
+    tracing::info!(%lsn, ?took, relations = skeleton.image.relations.len(), "ready");
+    Ok(Some(Started { lsn, beginning, child, file_system, serving }))
 }
 
-/// Returns when it takes connections.
+/// Returns when it takes connections, or when it has ended because it was told to `stop`.
 async fn start_server(
     options: &Options,
     places: &Places,
     skeleton: &Skeleton,
     file_system: &FileSystem,
-) -> Result<Child, Error> {
-    server::old_one_gone(places, options.wanted.port).await;
+    stop: impl Future,
+) -> Result<Option<Child>, Error> {
     let Skeleton { control, prepared_transactions, .. } = skeleton;
     let altered = skeleton.altered()?;
     let settings = settings(
@@ -247,11 +262,17 @@ async fn start_server(
         &altered,
     );
     let child = server::spawn(&options.program, places, &settings)?;
-    if let Err(error) = server::ready(file_system, &child).await {
-        server::end(&child).await;
-        return Err(error);
+    match first(server::ready(file_system, &child), stop).await {
+        First::A(Ok(())) => Ok(Some(child)),
+        First::A(Err(error)) => {
+            server::end(&child).await;
+            Err(error)
+        }
+        First::B(_told) => {
+            server::end(&child).await;
+            Ok(None)
+        }
     }
-    Ok(child)
 }
 
 /// Reads the pages that earlier starts have read, several forks at a time.

@@ -63,7 +63,7 @@ async fn end(place: &Path, patience: Duration) {
     if since.is_none() || started(pid).as_deref() != since {
         return;
     }
-    tracing::warn!(pid, place = %place.display(), "ending a compute that an earlier run left behind");
+    tracing::warn!(pid, place = %place.display(), "ending a compute that still runs");
     for (signal, patience) in [(Signal::Terminate, patience), (Signal::Kill, COMPUTE_KILL_WAIT)] {
         if let Err(error) = process.signal(signal) {
             tracing::warn!(pid, %signal, %error, "could not signal it");

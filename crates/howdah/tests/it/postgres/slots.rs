@@ -2,6 +2,7 @@
 //! the right to mount there is nothing to test here.
 
 use std::fs;
+use std::time::Duration;
 
 use super::primary::{kill, main_of, start, until};
 use crate::instance::{Folder, Instance};
@@ -69,6 +70,26 @@ fn a_server_that_does_not_start_leaves_its_slots_to_the_next() {
         main_of(&instance).filter(|main| main["phase"] == "running")
     });
     assert_eq!(slots(&instance), "feed\nstandby");
+    assert_eq!(instance.sql(CHANGES), row(1));
+}
+
+#[test]
+fn a_server_that_is_stopped_while_it_starts_leaves_its_slots_to_the_next() {
+    let folder = Folder::new();
+    let Some(mut instance) = with_slots(&folder) else { return };
+    instance.sql("INSERT INTO t VALUES (1)");
+    let kept = folder.path().join("data/carried/end");
+    // Before the server is there, in its recovery, and when it is about to take connections, more or less.
+    for pause in [0, 60, 120, 240] {
+        instance.howdah(&["compute", "stop", "main"]).expect("it runs");
+        until("the next one has taken them", &instance, || (!kept.exists()).then_some(()));
+        std::thread::sleep(Duration::from_millis(pause));
+        let (status, log) = instance.stop("-TERM");
+        assert!(status.success(), "{log}");
+        instance = Instance::start(&folder, "");
+        let said = fs::read_to_string(folder.path().join("data/computes/main.log"));
+        assert_eq!(slots(&instance), "feed\nstandby", "after {pause} ms: {said:?}");
+    }
     assert_eq!(instance.sql(CHANGES), row(1));
 }
 
