@@ -1,6 +1,7 @@
 //! A client from its first byte to its session: start-up packet, TLS, proof of identity, welcome.
 //!
-//! All of it is one boxed future with one deadline, which is freed before the session begins.
+//! All of it is one boxed future with one deadline, which is freed before the session begins. The session of a client is
+//! another task: this one's future has the size of what a log-in needs.
 
 mod opening;
 mod proof;
@@ -17,9 +18,9 @@ use std::task::Poll;
 use pg::sqlstate::SqlState;
 use pg::wire::error::Report;
 use pg::wire::startup::{Replication, StartupError};
-use runtime::clock;
 use runtime::net::{Address, Stream};
 use runtime::tls::Transport;
+use runtime::{clock, executor};
 
 use crate::census::{Full, Place, Whose};
 use crate::client::{Client, Parts};
@@ -43,7 +44,7 @@ enum Arrived {
     Nobody,
 }
 
-/// Serves one connection from its beginning to its end.
+/// Serves one connection: to its end, or until it is a client's, which is served by a task of its own.
 pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) {
     let arrived = {
         router.links.clients.fetch_add(1, Ordering::Relaxed);
@@ -79,10 +80,7 @@ pub(crate) async fn serve(router: Rc<Router>, stream: Stream, address: Address) 
         arrived
     };
     match arrived {
-        Arrived::Client(client) => {
-            drop(router);
-            client.serve().await;
-        }
+        Arrived::Client(client) => executor::spawn_detached(client.serve()),
         Arrived::Console(console) => {
             let (administrator, console, stream) = *console;
             Box::pin(administrator.serve(&router, console, stream)).await;
