@@ -65,6 +65,8 @@ pub(crate) struct Client {
     _place: Place,
 }
 
+const _: () = assert!(size_of::<Client>() <= 264, "an idle client costs this and its stream");
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientState {
     Idle,
@@ -280,6 +282,9 @@ impl Client {
         reply::deliver(&self.route.per_core, server, Some(self), &chunk)?;
         drop(held);
         let released = self.release_if_free()?;
+        if self.route.config().pool_mode == PoolMode::Session {
+            self.set_parameters_again()?;
+        }
         if !released && self.route.config().server_fast_close && self.holds_an_old_server() {
             return Err(End::Told(settings_changed()));
         }
@@ -456,22 +461,39 @@ impl Client {
             counters.server_assignment_count += 1;
             counters.wait_time += waited;
         });
-        let wanted = self.parameters.borrow();
-        if !Rc::ptr_eq(&wanted, &server.parameters.borrow()) {
-            let sql = parameters::difference(&server.parameters.borrow(), &wanted);
-            if let Some(sql) = sql {
-                let mut out = Vec::with_capacity(sql.len() + 8);
-                pg::wire::frontend::write::query(&mut out, &sql);
-                server.stream.queue(&out);
-                server.statements.borrow_mut().unnamed = 0;
-                server.pending.borrow_mut().push(Expect::HiddenQuery)?;
-                // Values that were accepted before need not be waited for.
-                self.settling.set(!wanted.accepted.get());
-            }
-            server.parameters.replace(Rc::clone(&wanted));
-        }
+        self.set_parameters(server)?;
         self.server.replace(Some(Rc::clone(server)));
         Ok(())
+    }
+
+    /// Has a clean server set as this client wants it.
+    fn set_parameters(&self, server: &Server) -> Result<(), Report> {
+        let wanted = self.parameters.borrow();
+        if Rc::ptr_eq(&wanted, &server.parameters.borrow()) {
+            return Ok(());
+        }
+        let sql = parameters::difference(&server.parameters.borrow(), &wanted);
+        if let Some(sql) = sql {
+            let mut out = Vec::with_capacity(sql.len() + 8);
+            pg::wire::frontend::write::query(&mut out, &sql);
+            server.stream.queue(&out);
+            server.statements.borrow_mut().unnamed = 0;
+            server.pending.borrow_mut().push(Expect::HiddenQuery)?;
+            // Values that were accepted before need not be waited for.
+            self.settling.set(!wanted.accepted.get());
+        }
+        server.parameters.replace(Rc::clone(&wanted));
+        Ok(())
+    }
+
+    /// In session mode a client goes on with the server that its DISCARD ALL has reset.
+    fn set_parameters_again(&self) -> Result<(), Report> {
+        match &*self.server.borrow() {
+            Some(server) if server.is_clean() && !self.input.borrow().inside => {
+                self.set_parameters(server)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tells a client that waits something; between messages, for it has no server.
@@ -541,5 +563,18 @@ impl Client {
                 "server sent a message that nobody asked for",
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_task_of_a_client_is_no_more_than_a_pointer_to_it() {
+        fn bytes<F>(_serve: fn(Rc<Client>) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert_eq!(bytes(Client::serve), size_of::<Rc<Client>>());
     }
 }

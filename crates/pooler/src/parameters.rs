@@ -104,6 +104,16 @@ impl ParameterSets {
         self.intern(values)
     }
 
+    /// What of `set` has a name that is in `names`.
+    pub(crate) fn only(&self, set: &Rc<ParameterSet>, names: &ParameterSet) -> Rc<ParameterSet> {
+        if set.iter().all(|(name, _)| names.get(name).is_some()) {
+            return Rc::clone(set);
+        }
+        let mut values = set.values.to_vec();
+        values.retain(|(name, _)| names.get(name).is_some());
+        self.intern(values)
+    }
+
     fn intern(&self, values: Vec<(Rc<str>, Rc<str>)>) -> Rc<ParameterSet> {
         if values.is_empty() {
             return self.empty();

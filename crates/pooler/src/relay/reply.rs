@@ -200,8 +200,11 @@ fn finish(
         kind::COMMAND_COMPLETE
             if hidden == to.is_none() && prepared::drops_all_statements(body) =>
         {
-            replies.discarded |= prepared::discards_all(body);
             statements_dropped(server, to);
+            if prepared::discards_all(body) {
+                replies.discarded = true;
+                to.into_iter().for_each(|client| parameters_discarded(per_core, server, client));
+            }
         }
         _ => {}
     }
@@ -277,6 +280,15 @@ fn parameter_changed(
     change(&server.parameters);
     if let Some(client) = to {
         change(&client.parameters);
+    }
+}
+
+/// A client's DISCARD ALL has reset what the server does not report, too. What its start-up packet asked for is set again
+/// when it next has a server, as a session of its own would have it.
+fn parameters_discarded(per_core: &PerCore, server: &Server, client: &Client) {
+    if let Some(welcome) = &*client.route.welcome.borrow() {
+        let left = per_core.parameters.only(&server.parameters.borrow(), &welcome.tracked);
+        server.parameters.replace(left);
     }
 }
 

@@ -66,6 +66,28 @@ fn parameters_that_are_not_reported_follow_too_and_do_not_leak() {
 }
 
 #[test]
+fn a_client_that_discards_all_keeps_what_it_asked_for_at_its_start() {
+    for pool_mode in [PoolMode::Transaction, PoolMode::Session] {
+        let one = Settings { default_pool_size: 1, pool_mode, ..settings() };
+        run(one, async |setting: &Setting| {
+            let mut one = setting.session_with(&[("work_mem", "5MB"), ("geqo", "off")]).await;
+            for _round in 0..2 {
+                assert_eq!(one.query("set work_mem to '9MB'").await, "Z", "{pool_mode:?}");
+                assert_eq!(one.query("discard all").await, "Z", "{pool_mode:?}");
+                assert_eq!(one.query("show work_mem").await, "T(5MB)Z", "{pool_mode:?}");
+                assert_eq!(one.query("show geqo").await, "T(off)Z", "{pool_mode:?}");
+            }
+            one.raw(b"X\0\0\0\x04").send();
+            assert_eq!(one.answer().await, ".");
+            let mut other = setting.session().await;
+            assert_eq!(other.query("discard all").await, "Z", "{pool_mode:?}");
+            assert_eq!(other.query("show work_mem").await, "T(4MB)Z", "{pool_mode:?}");
+            assert_eq!(setting.servers().await, 1, "{pool_mode:?}");
+        });
+    }
+}
+
+#[test]
 fn a_parameter_that_the_server_refuses_ends_its_client_before_any_query() {
     run(settings(), async |setting: &Setting| {
         let mut session = setting.session_with(&[("TimeZone", "Nowhere/Land")]).await;
