@@ -51,7 +51,7 @@ pub(crate) struct Client {
     pub(crate) notified: Cell<bool>,
     /// When the present state began: idle, waiting, or holding a server.
     pub(crate) since: Cell<Instant>,
-    /// When the oldest unanswered request was sent on, and when the last one was answered.
+    /// Since when the oldest unanswered request has been the oldest, and since when nothing has been owed.
     pub(crate) requested: Cell<Instant>,
     pub(crate) answered: Cell<Instant>,
     pub(crate) transaction_began: Cell<Instant>,
@@ -279,7 +279,12 @@ impl Client {
             Poll::Ready(_) => return Err(End::ServerGone),
         };
         self.route.stats.count(|counters| counters.server_bytes += chunk.len() as u64);
+        let owed = !server.pending.borrow().is_empty();
         reply::deliver(&self.route.per_core, server, Some(self), &chunk)?;
+        if owed && server.pending.borrow().is_empty() {
+            self.answered.set(clock::now());
+            self.route.expect_of_client(self.route.config().active_limit);
+        }
         drop(held);
         let released = self.release_if_free()?;
         if self.route.config().pool_mode == PoolMode::Session {
@@ -289,6 +294,16 @@ impl Client {
             return Err(End::Told(settings_changed()));
         }
         Ok(true)
+    }
+
+    /// Sends a request to its server, which owes it nothing.
+    pub(crate) fn requesting(&self, server: &Server) {
+        let now = clock::now();
+        self.requested.set(now);
+        if !server.is_in_transaction() {
+            self.transaction_began.set(now);
+        }
+        self.route.expect_of_client(self.route.config().active_limit);
     }
 
     /// Gives the server back if its transaction is over; false if it is not.
@@ -453,6 +468,7 @@ impl Client {
         self.since.set(now);
         self.route.expect_of_client(self.route.config().active_limit);
         self.transaction_began.set(now);
+        self.requested.set(now);
         self.answered.set(now);
         server.state.set(ServerState::Active);
         server.since.set(now);

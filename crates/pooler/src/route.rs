@@ -244,27 +244,23 @@ impl Config {
             reset_always: settings.server_reset_query_always,
             server_fast_close: settings.server_fast_close && session,
             round_robin: settings.server_round_robin,
-            waiting_limit: shortest([
-                rule.query_wait_timeout,
-                enabled(settings.query_wait_notify),
-                None,
-            ]),
+            waiting_limit: shortest([rule.query_wait_timeout, enabled(settings.query_wait_notify)]),
             reserve_limit: (rule.reserve_pool_size > 0).then_some(settings.reserve_pool_timeout),
             active_limit: shortest([
                 rule.query_timeout,
                 rule.transaction_timeout,
                 rule.idle_transaction_timeout,
+                rule.client_idle_timeout.filter(|_| session),
             ]),
             client_limit: rule.client_idle_timeout,
             server_limit: shortest([
                 enabled(settings.server_idle_timeout),
                 enabled(rule.server_lifetime),
-                None,
             ]),
         }
     }
 }
 
-fn shortest(limits: [Option<Duration>; 3]) -> Option<Duration> {
+fn shortest<const N: usize>(limits: [Option<Duration>; N]) -> Option<Duration> {
     limits.into_iter().flatten().min()
 }

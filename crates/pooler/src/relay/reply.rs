@@ -215,7 +215,6 @@ fn finish(
 fn query_ended(client: &Client, server: &Server, status: TransactionStatus) -> Result<(), Broken> {
     let now = clock::now();
     let idle = status == TransactionStatus::Idle;
-    client.answered.set(now);
     client.route.stats.count(|counters| {
         counters.query_count += 1;
         counters.query_time += micros(now - client.requested.get());
@@ -224,6 +223,8 @@ fn query_ended(client: &Client, server: &Server, status: TransactionStatus) -> R
             counters.xact_time += micros(now - client.transaction_began.get());
         }
     });
+    // Of those that were sent behind it, the next one begins now.
+    client.requested.set(now);
     if idle {
         client.transaction_began.set(now);
     } else if client.route.config().pool_mode == PoolMode::Statement {

@@ -8,7 +8,6 @@ use pg::wire::Malformed;
 use pg::wire::error::Report;
 use pg::wire::frontend::{BindHead, Parse, Target, kind, parse_name};
 use pg::wire::stream::{FRONTEND, Piece};
-use runtime::clock;
 
 use super::Run;
 use super::pending::{Desync, Expect};
@@ -181,7 +180,7 @@ impl Feed<'_> {
         start: usize,
     ) -> Result<(), Violation> {
         if piece.begins() && is_request(piece.kind) && server.pending.borrow().is_empty() {
-            self.client.requested.set(clock::now());
+            self.client.requesting(server);
         }
         if !piece.begins() && input.rest != InputRest::Gather {
             self.forward(server, piece, start);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pooler::settings::{Database, Host, Settings};
+use pooler::settings::{Database, Host, PoolMode, Settings};
+use runtime::clock;
 
 use crate::world::{World, run, settings};
 
@@ -73,6 +74,24 @@ fn a_hanging_query_can_be_timed_out() {
         client.query("hang").await;
         assert_eq!(client.answers().await, ["FATAL 57014 query_timeout", "closed"]);
     });
+}
+
+#[test]
+fn a_hanging_query_is_timed_out_however_long_its_client_has_had_the_server() {
+    for pool_mode in [PoolMode::Transaction, PoolMode::Session] {
+        let limit = Duration::from_millis(400);
+        let settings = Settings { query_timeout: limit, pool_mode, ..settings() };
+        run(settings, async |world| {
+            let mut client = world.log_in("shop").await;
+            client.query("begin").await;
+            assert_eq!(client.answers().await, ["BEGIN", "ready T"], "{pool_mode:?}");
+            // What was to be looked at when it got the server is looked at and done with.
+            clock::sleep(limit * 3 / 2).await;
+            client.query("hang").await;
+            let end = ["FATAL 57014 query_timeout", "closed"];
+            assert_eq!(client.answers().await, end, "{pool_mode:?}");
+        });
+    }
 }
 
 /// Logs in to a database whose server misbehaves at log-in.

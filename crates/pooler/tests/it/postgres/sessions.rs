@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pooler::settings::{PoolMode, Settings};
 use runtime::app::{Applet, Stop};
-use runtime::executor;
+use runtime::{clock, executor};
 
 use super::session::Session;
 use super::{Setting, run, settings};
@@ -168,6 +168,42 @@ fn session_mode_keeps_the_server_and_resets_it_afterwards() {
 }
 
 #[test]
+fn the_time_that_clients_let_pass_is_nobodys_query_or_transaction() {
+    let both: [(PoolMode, &[&str]); 2] =
+        [(PoolMode::Transaction, &["one", "two"]), (PoolMode::Session, &["one"])];
+    for (pool_mode, names) in both {
+        let one = Settings { default_pool_size: 1, pool_mode, ..settings() };
+        run(one, async |setting: &Setting| {
+            let mut sessions = Vec::new();
+            for name in names {
+                sessions.push(setting.session_with(&[("application_name", name)]).await);
+            }
+            let mut waited = 0;
+            for _round in 0..2 {
+                clock::sleep(Duration::from_millis(100)).await;
+                for session in &mut sessions {
+                    let began = clock::precise();
+                    for _query in 0..3 {
+                        session.add_query("select pg_sleep(0.05)");
+                    }
+                    assert_eq!(session.flush().await, "T()Z", "{pool_mode:?}");
+                    assert_eq!(session.answer().await, "T()Z", "{pool_mode:?}");
+                    assert_eq!(session.answer().await, "T()Z", "{pool_mode:?}");
+                    waited += (clock::precise() - began).as_micros();
+                }
+            }
+            let snapshots = setting.pooler.snapshots().await;
+            let pools = snapshots.iter().flat_map(|snapshot| &snapshot.pools);
+            for stats in pools.map(|pool| pool.stats).filter(|stats| stats.query_count > 0) {
+                assert!(u128::from(stats.query_time) <= waited, "{pool_mode:?}: {stats:?}");
+                assert!(u128::from(stats.xact_time) <= waited, "{pool_mode:?}: {stats:?}");
+                assert!(stats.query_time > 150_000 && stats.xact_time > 150_000, "{stats:?}");
+            }
+        });
+    }
+}
+
+#[test]
 fn who_waits_or_idles_too_long_is_told_and_let_go() {
     let short = Duration::from_millis(100);
     let limits = Settings {
@@ -184,6 +220,16 @@ fn who_waits_or_idles_too_long_is_told_and_let_go() {
         // A busy machine may take longer to open the next server than anybody here waits.
         let served = async || setting.session().await.query("select 1").await == "T(1)Z";
         setting.until("the place is free", served).await;
+    });
+}
+
+#[test]
+fn who_idles_in_a_transaction_after_a_long_query_is_let_go() {
+    let limits = Settings { idle_transaction_timeout: Duration::from_millis(300), ..settings() };
+    run(limits, async |setting: &Setting| {
+        let mut session = setting.session().await;
+        assert_eq!(session.query("begin; select pg_sleep(1)").await, "T()TZ");
+        assert_eq!(session.answer().await, "E(25P03).");
     });
 }
 
