@@ -225,8 +225,9 @@ impl Feed<'_> {
             kind::PARSE => Expect::PlainParse,
             kind::BIND => Expect::Bind,
             kind::DESCRIBE => match piece.bytes().first() {
-                Some(b'S') => Expect::DescribeStatement,
-                _ => Expect::DescribePortal,
+                Some(b'P') => Expect::DescribePortal,
+                // Or it is not known yet: then what may answer either.
+                _ => Expect::DescribeStatement,
             },
             kind::EXECUTE => Expect::Execute,
             kind::CLOSE => Expect::Close,

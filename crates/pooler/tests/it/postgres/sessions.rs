@@ -168,6 +168,21 @@ fn session_mode_keeps_the_server_and_resets_it_afterwards() {
 }
 
 #[test]
+fn a_describe_that_comes_in_two_pieces_is_answered() {
+    let untracked = Settings { max_prepared_statements: 0, ..settings() };
+    let session_mode = Settings { pool_mode: PoolMode::Session, ..settings() };
+    for settings in [untracked, session_mode] {
+        run(settings, async |setting: &Setting| {
+            let mut session = setting.session().await;
+            session.parse("s", "select $1::int").raw(b"D\0\0\0\x07").send();
+            setting.until("the first is read", async || setting.in_use().await == (1, 0)).await;
+            session.raw(b"Ss\0").sync();
+            assert_eq!(session.flush().await, "1tTZ");
+        });
+    }
+}
+
+#[test]
 fn the_time_that_clients_let_pass_is_nobodys_query_or_transaction() {
     let both: [(PoolMode, &[&str]); 2] =
         [(PoolMode::Transaction, &["one", "two"]), (PoolMode::Session, &["one"])];
