@@ -13,7 +13,7 @@ use crate::bridge;
 use crate::executor::{try_with_reactor, with_reactor};
 use crate::io::FileToken;
 
-pub(crate) use operation::{Handle, Operation, Outcome};
+pub(crate) use operation::{Handle, Lasting, Operation, Outcome};
 
 pub mod blocking;
 mod operation;
@@ -81,8 +81,28 @@ impl File {
 
     /// Writes all of `buffer` at `offset`. The buffer comes back, as for [`read_at`](Self::read_at).
     pub async fn write_all_at(&self, buffer: Vec<u8>, offset: u64) -> (io::Result<()>, Vec<u8>) {
+        self.write(buffer, offset, Lasting::No).await
+    }
+
+    /// The same, and what was written is durable then, as after [`sync_data`](Self::sync_data); of earlier writes it says
+    /// nothing. An error may be one of the sync: the contents must then be taken for lost. It is one operation where a
+    /// write and a sync are two, for each of which a thread is woken that wakes us in the end.
+    pub async fn write_all_at_durably(
+        &self,
+        buffer: Vec<u8>,
+        offset: u64,
+    ) -> (io::Result<()>, Vec<u8>) {
+        self.write(buffer, offset, Lasting::Yes).await
+    }
+
+    async fn write(
+        &self,
+        buffer: Vec<u8>,
+        offset: u64,
+        lasting: Lasting,
+    ) -> (io::Result<()>, Vec<u8>) {
         let file = self.handle.clone();
-        match perform(Operation::WriteAllAt { file, buffer, offset }).await {
+        match perform(Operation::WriteAllAt { file, buffer, offset, lasting }).await {
             Ok(Outcome::Moved(result, buffer)) => (result.map(drop), buffer),
             Ok(other) => (Err(other.unexpected()), Vec::new()),
             Err(error) => (Err(error), Vec::new()),

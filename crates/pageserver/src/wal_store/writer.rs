@@ -93,12 +93,8 @@ impl WalWriter {
             );
         }
         let length = offset + part.len() as u64;
-        let (written, mut part) = open.file.write_all_at(part, offset).await;
+        let (result, mut part) = open.file.write_all_at_durably(part, offset).await;
         part.truncate(bytes);
-        let result = match written {
-            Ok(()) => open.file.sync_data().await,
-            Err(error) => Err(error),
-        };
         open.length = open.length.max(length);
         self.open = Some(open);
         (result, part)

@@ -31,12 +31,19 @@ impl Handle {
     }
 }
 
+/// Whether what was written is durable when the operation is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lasting {
+    No,
+    Yes,
+}
+
 /// Something to be done with files.
 #[derive(Debug)]
 pub(crate) enum Operation {
     Open { path: PathBuf, options: OpenOptions },
     ReadAt { file: Handle, buffer: Vec<u8>, offset: u64 },
-    WriteAllAt { file: Handle, buffer: Vec<u8>, offset: u64 },
+    WriteAllAt { file: Handle, buffer: Vec<u8>, offset: u64, lasting: Lasting },
     Sync { file: Handle, data_only: bool },
     Length { file: Handle },
     SetLength { file: Handle, length: u64 },
@@ -79,8 +86,11 @@ impl Operation {
                 let result = file.system().and_then(|file| read_at(file, &mut buffer, offset));
                 Ok(Outcome::Moved(result, buffer))
             }
-            Self::WriteAllAt { file, buffer, offset } => {
-                let result = file.system().and_then(|file| file.write_all_at(&buffer, offset));
+            Self::WriteAllAt { file, buffer, offset, lasting } => {
+                let result = file.system().and_then(|file| {
+                    file.write_all_at(&buffer, offset)?;
+                    if lasting == Lasting::Yes { file.sync_data() } else { Ok(()) }
+                });
                 let result = result.map(|()| buffer.len());
                 Ok(Outcome::Moved(result, buffer))
             }

@@ -54,6 +54,21 @@ fn reads_back_what_it_wrote_and_stops_at_the_end() {
 }
 
 #[test]
+fn a_durable_write_that_cannot_be_is_an_error() {
+    everywhere(|folder| async move {
+        File::create(folder.join("f")).await.expect("made");
+        let file = File::open(folder.join("f"), OpenOptions::default()).await.expect("open");
+        let (written, bytes) = file.write_all_at_durably(vec![1; 100], 0).await;
+        written.expect_err("it was opened for reading");
+        assert_eq!(bytes, [1; 100], "the buffer comes back");
+        assert_eq!(file.len().await.expect("a length"), 0);
+        let file = File::create(folder.join("g")).await.expect("the next operations go on");
+        file.write_all_at_durably(bytes, 0).await.0.expect("written");
+        assert_eq!(read(folder.join("g")).await.expect("read"), [1; 100]);
+    });
+}
+
+#[test]
 fn replaces_a_file_whole_and_leaves_nothing_beside_it() {
     everywhere(|folder| async move {
         let path = folder.join("state");

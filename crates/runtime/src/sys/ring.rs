@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode};
 use rustix::event::PollFlags;
@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags};
 
 use super::provided::Provided;
+use crate::fs::Lasting;
 use crate::io::Id;
 use crate::limits::{RING_COMPLETIONS, RING_SUBMISSIONS};
 
@@ -41,9 +42,11 @@ enum Tag {
     Send,
     /// With a number of `held`.
     File,
+    /// The sync behind a write, with the number of both.
+    WrittenAndSynced,
 }
 
-const TAGS: [Tag; 8] = [
+const TAGS: [Tag; 9] = [
     Tag::Receive,
     Tag::Accept,
     Tag::Poll,
@@ -52,6 +55,7 @@ const TAGS: [Tag; 8] = [
     Tag::Bell,
     Tag::Send,
     Tag::File,
+    Tag::WrittenAndSynced,
 ];
 const INDEX_BITS: u32 = 28;
 
@@ -110,7 +114,7 @@ pub(crate) struct FileWork {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
     Read,
-    Write,
+    Write(Lasting),
     Sync { data_only: bool },
 }
 
@@ -119,6 +123,14 @@ enum Held {
     Free { next: usize },
     Send { id: Id, bytes: Vec<u8>, sent: usize },
     File { id: Id, work: FileWork },
+}
+
+/// What goes to the kernel together.
+#[derive(Debug)]
+enum Pushed {
+    One([Entry; 1]),
+    /// The second begins when the first has succeeded.
+    Linked([Entry; 2]),
 }
 
 /// How long to wait for a completion.
@@ -137,7 +149,7 @@ pub(crate) struct Ring {
     free: usize,
     outstanding: usize,
     /// Requests for which the submission queue had no room.
-    waiting: VecDeque<Entry>,
+    waiting: VecDeque<Pushed>,
     flags: EnterFlags,
 }
 
@@ -251,7 +263,7 @@ impl Ring {
             FileKind::Read => {
                 opcode::Read::new(descriptor, rest.as_mut_ptr(), length).offset(offset).build()
             }
-            FileKind::Write => {
+            FileKind::Write(_) => {
                 opcode::Write::new(descriptor, rest.as_ptr(), length).offset(offset).build()
             }
             FileKind::Sync { data_only: true } => {
@@ -259,8 +271,19 @@ impl Ring {
             }
             FileKind::Sync { data_only: false } => opcode::Fsync::new(descriptor).build(),
         };
-        let number = self.hold(Held::File { id, work });
-        self.push(entry.user_data(user_data(Tag::File, number as u64)));
+        let is_last = length as usize == work.buffer.len() - work.done;
+        let is_synced = work.kind == FileKind::Write(Lasting::Yes) && is_last;
+        let number = self.hold(Held::File { id, work }) as u64;
+        let entry = entry.user_data(user_data(Tag::File, number));
+        if !is_synced {
+            return self.push(entry);
+        }
+        // One of the two reports: the write if it fails or ends early, for which the sync is given up in silence; else
+        // the sync.
+        let write = entry.flags(Flags::IO_LINK | Flags::SKIP_SUCCESS);
+        let sync = opcode::Fsync::new(descriptor).flags(FsyncFlags::DATASYNC).build();
+        let sync = sync.user_data(user_data(Tag::WrittenAndSynced, number));
+        self.push_all(Pushed::Linked([write, sync]));
     }
 
     /// Submits what was pushed and waits for completions.
@@ -337,9 +360,12 @@ impl Ring {
             Tag::Cancel => Completion::Cancelled { id, missed: false },
             Tag::CancelReceive => Completion::Cancelled { id, missed: result.is_err() },
             Tag::Bell => Completion::Rung { more },
-            Tag::Send | Tag::File => match self.release(data)? {
+            Tag::Send | Tag::File | Tag::WrittenAndSynced => match self.release(data)? {
                 Held::Send { id, bytes, sent } => Completion::Sent { id, result, bytes, sent },
-                Held::File { id, work } => Completion::File { id, result, work },
+                Held::File { id, work } => {
+                    let result = of_durable_write(tag, result, &work);
+                    Completion::File { id, result, work }
+                }
                 Held::Free { .. } => return None,
             },
         })
@@ -366,28 +392,38 @@ impl Ring {
     }
 
     fn push(&mut self, entry: Entry) {
+        self.push_all(Pushed::One([entry]));
+    }
+
+    /// What is pushed together reports once.
+    fn push_all(&mut self, pushed: Pushed) {
         self.outstanding += 1;
-        if !self.waiting.is_empty() || !self.try_push(&entry) {
-            self.waiting.push_back(entry);
+        if !self.waiting.is_empty() || !self.try_push(&pushed) {
+            self.waiting.push_back(pushed);
             self.push_waiting();
         }
     }
 
-    fn try_push(&mut self, entry: &Entry) -> bool {
+    /// All or nothing: a link does not reach beyond what is submitted together.
+    fn try_push(&mut self, pushed: &Pushed) -> bool {
         let Some(io) = &mut self.io else { return false };
-        // SAFETY: every builder above puts the memory its entry points to into `held` or `provided`.
-        unsafe { io.submission().push(entry) }.is_ok()
+        let entries = match pushed {
+            Pushed::One(entry) => entry.as_slice(),
+            Pushed::Linked(entries) => entries.as_slice(),
+        };
+        // SAFETY: every builder above puts the memory its entries point to into `held` or `provided`.
+        unsafe { io.submission().push_multiple(entries) }.is_ok()
     }
 
     /// Makes room by submitting, as long as that helps.
     fn push_waiting(&mut self) {
-        while let Some(entry) = self.waiting.pop_front() {
-            if self.try_push(&entry) {
+        while let Some(pushed) = self.waiting.pop_front() {
+            if self.try_push(&pushed) {
                 continue;
             }
             let submitted =
                 self.io.as_ref().is_some_and(|io| io.submit().is_ok_and(|count| count > 0));
-            self.waiting.push_front(entry);
+            self.waiting.push_front(pushed);
             if !submitted {
                 break; // the next turn reaps completions first
             }
@@ -438,6 +474,21 @@ const QUIESCE_ROUNDS: usize = 250;
 const FILE_BYTES_MAX: u32 = 1 << 30;
 /// `MSG_WAITALL`: the kernel goes on with a partial send by itself.
 const MSG_WAITALL: u32 = 0x100;
+
+/// What was reported of a file operation, as bytes written where it is a durable write.
+fn of_durable_write(
+    tag: Tag,
+    result: Result<usize, Errno>,
+    work: &FileWork,
+) -> Result<usize, Errno> {
+    let rest = work.buffer.len() - work.done;
+    match result {
+        Ok(_) if tag == Tag::WrittenAndSynced => Ok(rest),
+        // The kernel does not report a write whose sync goes on. Whoever trusts in this byte must not lose it.
+        Ok(count) if work.kind == FileKind::Write(Lasting::Yes) && count >= rest => Err(Errno::IO),
+        result => result,
+    }
+}
 
 fn fd(descriptor: BorrowedFd<'_>) -> Fd {
     Fd(descriptor.as_raw_fd())

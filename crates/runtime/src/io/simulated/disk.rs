@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::fs::{DirEntry, Handle, Operation, Outcome};
+use crate::fs::{DirEntry, Handle, Lasting, Operation, Outcome};
 use crate::random::Rng;
 
 /// What a disk writes in one piece.
@@ -80,8 +80,12 @@ impl Disk {
                     self.contents(&file).map(|contents| contents.read(&mut buffer, offset));
                 Ok(Outcome::Moved(result, buffer))
             }
-            Operation::WriteAllAt { file, buffer, offset } => {
-                let result = self.write(&file, &buffer, offset, rng).map(|()| buffer.len());
+            Operation::WriteAllAt { file, buffer, offset, lasting } => {
+                let mut result = self.write(&file, &buffer, offset, rng).map(|()| buffer.len());
+                if result.is_ok() && lasting == Lasting::Yes {
+                    // Of the whole file, which is more than was promised.
+                    result = self.sync(&file, rng).map(|()| buffer.len());
+                }
                 Ok(Outcome::Moved(result, buffer))
             }
             Operation::Sync { file, .. } => self.sync(&file, rng).map(|()| Outcome::Done),

@@ -236,6 +236,35 @@ fn a_full_disk_refuses_and_works_again_with_room() {
 }
 
 #[test]
+fn what_was_written_durably_outlives_the_power() {
+    for seed in 0..20 {
+        block_on(&simulated(seed, Faults::default()), async {
+            let file = File::create("f").await.expect("made");
+            fs::sync_dir("").await.expect("durable");
+            file.write_all_at_durably(vec![1; 1000], 0).await.0.expect("durable");
+            cut_power();
+            assert_eq!(fs::read("f").await.expect("the name is durable"), [1; 1000]);
+        })
+        .expect("the world goes on");
+    }
+}
+
+#[test]
+fn a_failed_durable_write_is_an_error_and_not_there() {
+    let disk = DiskFaults { sync_error: 1_000_000, ..DiskFaults::default() };
+    let simulation = Simulation { seed: 1, disk, ..Simulation::default() };
+    let options = Options { simulation, ..Options::on(Backend::Simulated) };
+    block_on(&options, async {
+        let file = File::create("f").await.expect("made");
+        fs::sync_dir("").await.expect("durable");
+        file.write_all_at_durably(vec![1; 1000], 0).await.0.expect_err("syncs fail here");
+        cut_power();
+        assert_eq!(fs::read("f").await.expect("the name is durable"), b"");
+    })
+    .expect("the world goes on");
+}
+
+#[test]
 fn a_failed_sync_loses_the_writes_before_it_for_good() {
     let disk = DiskFaults { sync_error: 1_000_000, ..DiskFaults::default() };
     let simulation = Simulation { seed: 1, disk, ..Simulation::default() };

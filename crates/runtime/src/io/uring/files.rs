@@ -38,8 +38,8 @@ impl Files {
             Operation::ReadAt { file: Handle::System(file), buffer, offset } => {
                 (file, FileKind::Read, buffer, offset)
             }
-            Operation::WriteAllAt { file: Handle::System(file), buffer, offset } => {
-                (file, FileKind::Write, buffer, offset)
+            Operation::WriteAllAt { file: Handle::System(file), buffer, offset, lasting } => {
+                (file, FileKind::Write(lasting), buffer, offset)
             }
             Operation::Sync { file: Handle::System(file), data_only } => {
                 (file, FileKind::Sync { data_only }, Vec::new(), 0)
@@ -64,7 +64,7 @@ impl Files {
         result: Result<usize, Errno>,
         mut work: FileWork,
     ) {
-        let writing = work.kind == FileKind::Write;
+        let writing = matches!(work.kind, FileKind::Write(_));
         let result = match result {
             Err(Errno::INTR | Errno::AGAIN) => return ring.file(id, work),
             Ok(0) if writing && work.done < work.buffer.len() => Err(Errno::NOSPC),

@@ -10,6 +10,8 @@ use super::{fresh_path, on_every_driver, pattern};
 
 on_every_driver!(
     files_are_written_synced_and_read_back,
+    what_is_written_durably_is_read_back,
+    more_durable_writes_run_than_are_submitted_at_once,
     many_operations_run_at_once,
     folders_list_what_is_in_them,
     what_is_not_there_is_an_error,
@@ -31,6 +33,39 @@ async fn files_are_written_synced_and_read_back() {
     file.set_len(10).await.expect("cut");
     file.sync_all().await.expect("durable");
     assert_eq!(fs::read(folder.join("f")).await.expect("there"), [0; 10]);
+    fs::remove_dir_all(&folder).await.expect("removed");
+}
+
+async fn what_is_written_durably_is_read_back() {
+    let folder = fresh_path("durably");
+    fs::create_dir_all(&folder).await.expect("made");
+    let file = File::create(folder.join("f")).await.expect("made");
+    file.write_all_at(pattern(1, 100_000), 0).await.0.expect("written");
+    let (written, buffer) = file.write_all_at_durably(pattern(2, 70_000), 50_000).await;
+    written.expect("durable");
+    assert!(buffer == pattern(2, 70_000), "the buffer comes back");
+    let bytes = fs::read(folder.join("f")).await.expect("there");
+    assert_eq!(bytes.len(), 120_000);
+    assert!(bytes[..50_000] == pattern(1, 100_000)[..50_000] && bytes[50_000..] == buffer);
+    fs::remove_dir_all(&folder).await.expect("removed");
+}
+
+async fn more_durable_writes_run_than_are_submitted_at_once() {
+    let folder = fresh_path("many-durable");
+    fs::create_dir_all(&folder).await.expect("made");
+    let file = File::create(folder.join("f")).await.expect("made");
+    let writers: Vec<_> = (0..600u64)
+        .map(|n| {
+            let file = file.clone();
+            spawn(async move { file.write_all_at_durably(vec![n as u8; 64], n * 64).await.0 })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.expect("writers end").expect("durable");
+    }
+    let bytes = fs::read(folder.join("f")).await.expect("there");
+    let expected: Vec<u8> = (0..600u64).flat_map(|n| [n as u8; 64]).collect();
+    assert!(bytes == expected);
     fs::remove_dir_all(&folder).await.expect("removed");
 }
 
