@@ -85,8 +85,8 @@ impl File {
     }
 
     /// The same, and what was written is durable then, as after [`sync_data`](Self::sync_data); of earlier writes it says
-    /// nothing. An error may be one of the sync: the contents must then be taken for lost. It is one operation where a
-    /// write and a sync are two, for each of which a thread is woken that wakes us in the end.
+    /// nothing. An error may be one of the sync: the contents must then be taken for lost. Where the driver and the file
+    /// system can, it is one operation; a write and a sync are two, for each of which a thread is woken that wakes us.
     pub async fn write_all_at_durably(
         &self,
         buffer: Vec<u8>,

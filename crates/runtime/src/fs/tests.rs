@@ -11,8 +11,12 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
+        Self::below(std::env::temp_dir())
+    }
+
+    fn below(folder: PathBuf) -> Self {
         let unique = crate::random::Rng::from_os().next_u64();
-        let path = std::env::temp_dir().join(format!("runtime-fs-{unique:x}"));
+        let path = folder.join(format!("runtime-fs-{unique:x}"));
         blocking::create_dir_all(&path).expect("made");
         Self(path)
     }
@@ -66,6 +70,22 @@ fn a_durable_write_that_cannot_be_is_an_error() {
         file.write_all_at_durably(bytes, 0).await.0.expect("written");
         assert_eq!(read(folder.join("g")).await.expect("read"), [1; 100]);
     });
+}
+
+#[test]
+fn a_durable_write_is_whole_where_it_takes_a_sync_of_its_own() {
+    // Of a tmpfs nothing is known; where there is none, of the usual place.
+    let memory = Some(PathBuf::from("/dev/shm")).filter(|path| blocking::exists(path));
+    let folder = memory.map_or_else(Folder::new, Folder::below);
+    for backend in [Backend::Epoll, Backend::IoUring] {
+        block_on(&Options::on(backend), async {
+            let file = File::create(folder.0.join("f")).await.expect("made");
+            let (written, bytes) = file.write_all_at_durably(vec![7; 100_000], 10).await;
+            written.expect("written and synced");
+            assert_eq!(read(folder.0.join("f")).await.expect("read")[10..], bytes);
+        })
+        .expect("the loop runs");
+    }
 }
 
 #[test]

@@ -14,15 +14,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode};
 use rustix::event::PollFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::{SendFlags, SocketFlags};
 
 use super::provided::Provided;
-use crate::fs::Lasting;
 use crate::io::Id;
 use crate::limits::{RING_COMPLETIONS, RING_SUBMISSIONS};
 
@@ -42,11 +41,9 @@ enum Tag {
     Send,
     /// With a number of `held`.
     File,
-    /// The sync behind a write, with the number of both.
-    WrittenAndSynced,
 }
 
-const TAGS: [Tag; 9] = [
+const TAGS: [Tag; 8] = [
     Tag::Receive,
     Tag::Accept,
     Tag::Poll,
@@ -55,7 +52,6 @@ const TAGS: [Tag; 9] = [
     Tag::Bell,
     Tag::Send,
     Tag::File,
-    Tag::WrittenAndSynced,
 ];
 const INDEX_BITS: u32 = 28;
 
@@ -114,8 +110,16 @@ pub(crate) struct FileWork {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
     Read,
-    Write(Lasting),
-    Sync { data_only: bool },
+    Write,
+    /// What was written is durable when it is done (`RWF_DSYNC`).
+    WriteThrough,
+    /// The same in two steps, of which this is the first.
+    WriteThenSync,
+    /// The second: the buffer has been written.
+    SyncWritten,
+    Sync {
+        data_only: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -123,14 +127,6 @@ enum Held {
     Free { next: usize },
     Send { id: Id, bytes: Vec<u8>, sent: usize },
     File { id: Id, work: FileWork },
-}
-
-/// What goes to the kernel together.
-#[derive(Debug)]
-enum Pushed {
-    One([Entry; 1]),
-    /// The second begins when the first has succeeded.
-    Linked([Entry; 2]),
 }
 
 /// How long to wait for a completion.
@@ -149,7 +145,7 @@ pub(crate) struct Ring {
     free: usize,
     outstanding: usize,
     /// Requests for which the submission queue had no room.
-    waiting: VecDeque<Pushed>,
+    waiting: VecDeque<Entry>,
     flags: EnterFlags,
 }
 
@@ -263,27 +259,20 @@ impl Ring {
             FileKind::Read => {
                 opcode::Read::new(descriptor, rest.as_mut_ptr(), length).offset(offset).build()
             }
-            FileKind::Write(_) => {
+            FileKind::Write | FileKind::WriteThenSync => {
                 opcode::Write::new(descriptor, rest.as_ptr(), length).offset(offset).build()
             }
-            FileKind::Sync { data_only: true } => {
+            FileKind::WriteThrough => opcode::Write::new(descriptor, rest.as_ptr(), length)
+                .offset(offset)
+                .rw_flags(ReadWriteFlags::DSYNC.bits().cast_signed())
+                .build(),
+            FileKind::SyncWritten | FileKind::Sync { data_only: true } => {
                 opcode::Fsync::new(descriptor).flags(FsyncFlags::DATASYNC).build()
             }
             FileKind::Sync { data_only: false } => opcode::Fsync::new(descriptor).build(),
         };
-        let is_last = length as usize == work.buffer.len() - work.done;
-        let is_synced = work.kind == FileKind::Write(Lasting::Yes) && is_last;
-        let number = self.hold(Held::File { id, work }) as u64;
-        let entry = entry.user_data(user_data(Tag::File, number));
-        if !is_synced {
-            return self.push(entry);
-        }
-        // One of the two reports: the write if it fails or ends early, for which the sync is given up in silence; else
-        // the sync.
-        let write = entry.flags(Flags::IO_LINK | Flags::SKIP_SUCCESS);
-        let sync = opcode::Fsync::new(descriptor).flags(FsyncFlags::DATASYNC).build();
-        let sync = sync.user_data(user_data(Tag::WrittenAndSynced, number));
-        self.push_all(Pushed::Linked([write, sync]));
+        let number = self.hold(Held::File { id, work });
+        self.push(entry.user_data(user_data(Tag::File, number as u64)));
     }
 
     /// Submits what was pushed and waits for completions.
@@ -360,12 +349,9 @@ impl Ring {
             Tag::Cancel => Completion::Cancelled { id, missed: false },
             Tag::CancelReceive => Completion::Cancelled { id, missed: result.is_err() },
             Tag::Bell => Completion::Rung { more },
-            Tag::Send | Tag::File | Tag::WrittenAndSynced => match self.release(data)? {
+            Tag::Send | Tag::File => match self.release(data)? {
                 Held::Send { id, bytes, sent } => Completion::Sent { id, result, bytes, sent },
-                Held::File { id, work } => {
-                    let result = of_durable_write(tag, result, &work);
-                    Completion::File { id, result, work }
-                }
+                Held::File { id, work } => Completion::File { id, result, work },
                 Held::Free { .. } => return None,
             },
         })
@@ -392,38 +378,28 @@ impl Ring {
     }
 
     fn push(&mut self, entry: Entry) {
-        self.push_all(Pushed::One([entry]));
-    }
-
-    /// What is pushed together reports once.
-    fn push_all(&mut self, pushed: Pushed) {
         self.outstanding += 1;
-        if !self.waiting.is_empty() || !self.try_push(&pushed) {
-            self.waiting.push_back(pushed);
+        if !self.waiting.is_empty() || !self.try_push(&entry) {
+            self.waiting.push_back(entry);
             self.push_waiting();
         }
     }
 
-    /// All or nothing: a link does not reach beyond what is submitted together.
-    fn try_push(&mut self, pushed: &Pushed) -> bool {
+    fn try_push(&mut self, entry: &Entry) -> bool {
         let Some(io) = &mut self.io else { return false };
-        let entries = match pushed {
-            Pushed::One(entry) => entry.as_slice(),
-            Pushed::Linked(entries) => entries.as_slice(),
-        };
-        // SAFETY: every builder above puts the memory its entries point to into `held` or `provided`.
-        unsafe { io.submission().push_multiple(entries) }.is_ok()
+        // SAFETY: every builder above puts the memory its entry points to into `held` or `provided`.
+        unsafe { io.submission().push(entry) }.is_ok()
     }
 
     /// Makes room by submitting, as long as that helps.
     fn push_waiting(&mut self) {
-        while let Some(pushed) = self.waiting.pop_front() {
-            if self.try_push(&pushed) {
+        while let Some(entry) = self.waiting.pop_front() {
+            if self.try_push(&entry) {
                 continue;
             }
             let submitted =
                 self.io.as_ref().is_some_and(|io| io.submit().is_ok_and(|count| count > 0));
-            self.waiting.push_front(pushed);
+            self.waiting.push_front(entry);
             if !submitted {
                 break; // the next turn reaps completions first
             }
@@ -474,21 +450,6 @@ const QUIESCE_ROUNDS: usize = 250;
 const FILE_BYTES_MAX: u32 = 1 << 30;
 /// `MSG_WAITALL`: the kernel goes on with a partial send by itself.
 const MSG_WAITALL: u32 = 0x100;
-
-/// What was reported of a file operation, as bytes written where it is a durable write.
-fn of_durable_write(
-    tag: Tag,
-    result: Result<usize, Errno>,
-    work: &FileWork,
-) -> Result<usize, Errno> {
-    let rest = work.buffer.len() - work.done;
-    match result {
-        Ok(_) if tag == Tag::WrittenAndSynced => Ok(rest),
-        // The kernel does not report a write whose sync goes on. Whoever trusts in this byte must not lose it.
-        Ok(count) if work.kind == FileKind::Write(Lasting::Yes) && count >= rest => Err(Errno::IO),
-        result => result,
-    }
-}
 
 fn fd(descriptor: BorrowedFd<'_>) -> Fd {
     Fd(descriptor.as_raw_fd())
