@@ -24,7 +24,7 @@ use crate::history::Origin;
 use crate::index::{Effect, Position};
 use crate::keys;
 use crate::limits::{CLONE_DEPTH_MAX, PAGE_BYTES, PAGES_REBUILT_AT_ONCE, REDO_RECORDS_AT_ONCE};
-use crate::page_cache::{Cached, Page};
+use crate::page_cache::{Cached, Page, Reading};
 use crate::payload::Payload;
 use crate::timeline::Timeline;
 use crate::versions::{Content, Version};
@@ -45,6 +45,8 @@ impl Timeline {
         lsn: Lsn,
     ) -> Result<Vec<Rc<Page>>, PageError> {
         let size = self.blocks(tag, lsn)?;
+        let reading =
+            if blocks.len() > PAGES_REBUILT_AT_ONCE { Reading::Scan } else { Reading::Few };
         let mut pages = Vec::with_capacity(blocks.len());
         for some in blocks.chunks(PAGES_REBUILT_AT_ONCE) {
             let mut found = self.find(tag, some, size, lsn).await;
@@ -52,7 +54,7 @@ impl Timeline {
                 if block >= size {
                     return Err(PageError::BeyondEnd { tag, block, blocks: size, lsn });
                 }
-                let build = Build { timeline: self, tag, block };
+                let build = Build { timeline: self, tag, block, reading };
                 let page = match found.remove(&block) {
                     Some(Found::Page(page)) => Ok(page),
                     Some(Found::Versions(known, versions)) => {
@@ -77,7 +79,7 @@ impl Timeline {
         }
         let mut missing = BTreeMap::new();
         for &block in blocks.iter().filter(|block| **block < size) {
-            match (Build { timeline: self, tag, block }.known(lsn)) {
+            match (Build { timeline: self, tag, block, reading: Reading::Scan }.known(lsn)) {
                 Ok(page) => drop(found.insert(block, Found::Page(page))),
                 Err(known) => drop(missing.insert(block, known)),
             }
@@ -128,6 +130,7 @@ pub(crate) struct Build<'t> {
     pub(crate) timeline: &'t Timeline,
     pub(crate) tag: RelTag,
     pub(crate) block: u32,
+    pub(crate) reading: Reading,
 }
 
 /// What one block of a batch is made from.
@@ -197,7 +200,8 @@ impl Build<'_> {
         if let Some(as_of) = as_of.filter(|_| self.timeline.check_kept(lsn).is_ok()) {
             let unchanged_to = if is_all_here { lsn } else { as_of };
             let cached = Cached { page: Rc::clone(&page), as_of, unchanged_to };
-            self.timeline.pages.borrow_mut().put(self.tag, self.block, cached);
+            let mut pages = self.timeline.pages.borrow_mut();
+            pages.put(self.tag, self.block, cached, self.reading);
         }
         Ok(page)
     }

@@ -9,6 +9,7 @@ use storage::store::compaction::Made;
 use crate::error::PageError;
 use crate::get_page::Build;
 use crate::keys;
+use crate::page_cache::Reading;
 use crate::payload::{self, Payload};
 use crate::timeline::Timeline;
 use crate::versions::Version;
@@ -21,7 +22,10 @@ pub(crate) async fn materialize(
     entries: Vec<OwnedEntry>,
 ) -> Result<Made, String> {
     let made = match keys::relation_block(key) {
-        Some((tag, block)) => Build { timeline, tag, block }.for_image(at, entries).await,
+        Some((tag, block)) => {
+            let build = Build { timeline, tag, block, reading: Reading::Scan };
+            build.for_image(at, entries).await
+        }
         None => timeline.value_for_image(key, at, &entries).await,
     };
     match made {

@@ -87,6 +87,9 @@ pub const CLONE_DEPTH_MAX: u32 = 16;
 pub const REDO_RECORDS_AT_ONCE: usize = 128;
 /// Pages of a batch whose versions are read together: a few blocks of a layer, as many as one page has at the worst.
 pub const PAGES_REBUILT_AT_ONCE: usize = 32;
+/// Of so many pages that are read by a scan a full cache takes one: few enough that a scan of ten times its size leaves
+/// most of it, and enough that nothing is left of it after scans of some thirty times its size if nobody asks for it.
+pub const SCANNED_PAGES_FOR_ONE_KEPT: u32 = 32;
 /// Differences that a comparison lists; it counts all of them.
 pub const DIFFERENCES_KEPT_MAX: usize = 100;
 
