@@ -25,6 +25,9 @@ use crate::limits::{PAGE_BYTES, WAL_WRITE_BYTES_MAX};
 use crate::state::Tracker;
 use crate::timeline::Timeline;
 
+/// `WAL_LEVEL_MINIMAL` in the control file and in records (`xlog.h`).
+const WAL_LEVEL_MINIMAL: i32 = 0;
+
 /// What has been taken in since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -74,6 +77,10 @@ impl Counters {
 /// Takes WAL into a timeline's index, in order.
 pub struct Ingest {
     decoder: StreamDecoder,
+    /// End of the last record taken in.
+    end: Lsn,
+    /// Why a record could not be taken in: none behind it may be.
+    broken: Option<String>,
 }
 
 impl Ingest {
@@ -83,7 +90,7 @@ impl Ingest {
         let decoder = StreamDecoder::at_record(start, manifest.wal_segment_bytes)
             .expect_system(manifest.system_identifier)
             .assume_version(manifest.wal_version());
-        Ingest { decoder }
+        Ingest { decoder, end: start, broken: None }
     }
 
     /// Position of the next byte to be fed.
@@ -91,17 +98,23 @@ impl Ingest {
         self.decoder.position()
     }
 
-    /// End of the last whole record.
+    /// End of the last record taken in. One that is whole and cannot be taken in lies behind it.
     pub fn end(&self) -> Lsn {
-        self.decoder.end()
+        self.end
     }
 
-    /// Takes in `wal`, whose first byte is at [`Ingest::position`]; it is durable already.
+    /// Takes in `wal`, whose first byte is at [`Ingest::position`]; it is durable already. After an error nothing more is taken
+    /// in: the same error comes again.
     pub fn feed(&mut self, timeline: &Timeline, wal: &[u8]) -> Result<(), Error> {
+        if let Some(why) = &self.broken {
+            return Err(Error::Damaged(why.clone()));
+        }
         let mut end = None;
         let fed = self.take_in(timeline, wal, &mut end);
+        self.broken = fed.as_ref().err().map(Error::to_string);
         // Once for all: waking those who wait after each record would cost as much as the record.
         if let Some(end) = end {
+            self.end = end;
             timeline.advance(end);
         }
         fed
@@ -201,6 +214,13 @@ fn damaged(error: pg::wal::error::WalError) -> Error {
     Error::Damaged(error.to_string())
 }
 
+/// What a bulk load wrote is not in such WAL, and nothing tells which relations that was (`xloginsert`'s callers:
+/// `RelationNeedsWAL`). Postgres' own recovery goes no further either (`CheckRequiredParameterValues`).
+fn not_all_changes(start: Lsn) -> Error {
+    let message = "WAL was written with wal_level = minimal, which leaves changes out";
+    Error::Damaged(format!("from {start} on {message}"))
+}
+
 /// What records go into.
 struct Into<'t> {
     index: RefMut<'t, Index>,
@@ -236,6 +256,9 @@ impl Into<'_> {
         if effects::has_effects(record.rmgr()) {
             for change in effects::effects(&record).map_err(damaged)? {
                 if let Change::ParametersChanged(parameters) = &change {
+                    if parameters.wal_level == WAL_LEVEL_MINIMAL {
+                        return Err(not_all_changes(start));
+                    }
                     let logged = parameters.wal_log_hints || self.data_checksums;
                     touches.catalog.note_hints_logged(end, logged);
                 }

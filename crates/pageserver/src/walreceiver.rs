@@ -130,9 +130,9 @@ impl<'t> WalReceiver<'t> {
     ) -> Result<(), Error> {
         self.catch_up().await?;
         let ended = self.stream(connection, slot, stop, report).await;
-        // What is durable can be asked for, however the stream ended.
-        self.take_in_all().await?;
-        ended
+        // What is durable can be asked for, however the stream ended; why it ended comes first.
+        let taken_in = self.take_in_all().await;
+        ended.and(taken_in)
     }
 
     /// Takes in what an earlier stream made durable and did not come to take in.

@@ -297,3 +297,35 @@ fn goes_on_by_itself_when_the_disk_was_full() {
     assert!(report.is_identical());
     service.stop();
 }
+
+#[test]
+fn wal_that_leaves_changes_out_is_not_taken_in() {
+    let mut cluster = Cluster::start("minimal", &[], &["wal_keep_size = 1GB"]);
+    let folder = Folder::new("minimal-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i");
+    let before = current_lsn(&cluster);
+    service.wait_lsn(before);
+    let then = service.contents("main", before).expect("readable");
+    service.stop();
+    // A bulk load, as one does it who has forgotten about us: the slot stands in the way.
+    cluster.sql("SELECT pg_drop_replication_slot('howdah')");
+    cluster.stop("fast");
+    cluster.serve(&["wal_level=minimal", "max_wal_senders=0"]);
+    cluster.sql("CREATE TABLE loaded AS SELECT i FROM generate_series(1, 100000) i");
+    cluster.stop("fast");
+    cluster.run();
+    cluster.sql("INSERT INTO loaded VALUES (1)");
+    let mut ends = Vec::new();
+    for _start in 0..2 {
+        let service = Service::start(settings(folder.path(), cluster.socket()));
+        let status = service.wait("the end", |status| status.phase == Phase::Failed);
+        let message = status.error.expect("it says why").message;
+        assert!(message.contains("wal_level = minimal"), "{message}");
+        ends.push(lsn(status.ingested_lsn.as_ref()));
+        assert!(service.contents("main", before).expect("still readable") == then);
+        service.stop();
+    }
+    assert_eq!(ends[0], ends[1], "nothing behind that record counts");
+}
