@@ -17,7 +17,9 @@ use crate::connection::{Connection, Row, add_row, malformed, unexpected};
 use crate::error::Error;
 use crate::import::Import;
 use crate::manifest::{self, Manifest, Tablespace};
+use crate::remote::owner;
 use crate::timeline;
+use crate::{branches, wal_store};
 
 /// How far a backup has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,13 +40,15 @@ pub struct Cluster {
     pub data_checksums: bool,
 }
 
-/// Takes a base backup into `directory` (which exists); `report` is called as it goes on.
+/// Takes a base backup into `directory` (which exists); `report` is called as it goes on. Whatever else was there belongs to
+/// no base backup and goes: what an interrupted recovery left must not count beside the new one.
 pub async fn take(
     connection: &mut Connection,
     directory: &Path,
     cluster: Cluster,
     report: impl Fn(Progress),
 ) -> Result<Manifest, Error> {
+    discard_recovery(directory).await?;
     let store = empty_store(directory).await?;
     let options = Options::new()
         .with("LABEL", "howdah")
@@ -78,6 +82,22 @@ pub async fn take(
         .await
         .map_err(|source| Error::file("write", &path, source))?;
     Ok(manifest)
+}
+
+/// Removes what an unfinished `howdah recover` left: branches and WAL of an earlier life, and the right to write to its
+/// object store, which without what is in there would be written over.
+async fn discard_recovery(directory: &Path) -> Result<(), Error> {
+    discard(&directory.join(wal_store::FOLDER)).await?;
+    for name in [branches::FILE_NAME, owner::FILE_NAME] {
+        let path = directory.join(name);
+        match fs::remove_file(&path).await {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", &path, source));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes what an unfinished backup left, if it did.

@@ -31,7 +31,7 @@ use crate::timeline::Timeline;
 
 pub mod inventory;
 mod litter;
-mod owner;
+pub(crate) mod owner;
 pub mod recover;
 mod scrub;
 mod uploader;

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::sealed;
 
 /// Name of the file in the page server's directory.
-const FILE_NAME: &str = "object-store";
+pub(crate) const FILE_NAME: &str = "object-store";
 const TITLE: &str = "howdah object store 1";
 
 /// What is known here of our claims.

@@ -135,6 +135,39 @@ fn everything_local_deleted_comes_back_from_the_store() {
     assert!(service.contents("main", latest).expect("readable") == now);
 }
 
+#[test]
+fn half_a_recovery_counts_for_nothing() {
+    let cluster = Cluster::start("half", &[], &["wal_keep_size = 1GB"]);
+    let (folder, store) = (Folder::new("half-ps"), Folder::new("half-st"));
+    let settings = stored(&folder, &cluster, &store);
+    let service = Service::start(settings.clone());
+    service.wait_streaming();
+    service.branch("b", "main", "now").expect("it can be made");
+    // The branch is in the store when it is in what is recovered from there.
+    let recovered = (0..600).map(|number| {
+        pause(100);
+        let directory = folder.path().join(format!("half{number}"));
+        let recovered = recover_into(&settings, &directory, false);
+        (directory, recovered.map_or(0, |recovered| recovered.timelines))
+    });
+    let (directory, _) = recovered.into_iter().find(|found| found.1 == 2).expect("it comes there");
+    service.stop();
+    let half = Settings { directory, ..settings.clone() };
+    // What makes it whole is written last.
+    fs::remove_file(half.directory.join("base.manifest")).expect("it is there");
+    let service = Service::start(half);
+    let status = service.wait("a refusal", |status| {
+        status.store.as_ref().is_some_and(|store| store.error.is_some())
+    });
+    let refused = status.store.and_then(|store| store.error).expect("just seen");
+    assert!(refused.contains("another page server"), "{refused}");
+    assert!(service.delete_branch("b").is_err(), "there is none");
+    service.stop();
+    let whole = folder.path().join("whole");
+    let recovered = recover_into(&settings, &whole, false).expect("nothing is lost");
+    assert_eq!(recovered.timelines, 2);
+}
+
 /// A page server recovered from the store that another one still writes. It is refused as long as that one goes on: merging
 /// and the removal of WAL change the store, too, for a while after the last record.
 fn overtake(folder: &Folder, settings: &Settings) -> Service {
