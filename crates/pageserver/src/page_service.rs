@@ -40,7 +40,8 @@ pub struct PageService {
     installation_nonce: [u8; 32],
     /// `None`: not offered.
     tls: Option<ServerTls>,
-    /// Base backups under way: who takes it (user and application), and of when it is.
+    /// Base backups under way: who takes it (branch, user and application; empty if nobody else may have its moment), and of
+    /// when it is.
     backups: RefCell<Vec<(String, Weak<Moment>)>>,
     sessions: Cell<u32>,
 }

@@ -110,7 +110,8 @@ impl Session<'_> {
     ) -> Result<Result<(), Report>, End> {
         let prepared = async {
             let request = Request::of(options)?;
-            Ok((request, self.begin_backup().await?))
+            let moment = self.begin_backup(&request).await?;
+            Ok((request, moment))
         };
         let (request, moment) = match prepared.await {
             Ok(prepared) => prepared,
@@ -132,7 +133,7 @@ impl Session<'_> {
     }
 
     /// The moment to be backed up: that of the connection, or the latest.
-    async fn begin_backup(&mut self) -> Result<Rc<Moment>, Report> {
+    async fn begin_backup(&mut self, request: &Request) -> Result<Rc<Moment>, Report> {
         let timeline = self.service.timeline(&self.target.branch)?;
         if self.target.lsn.is_none() {
             let present = self.service.catch_up(&timeline).await;
@@ -145,10 +146,9 @@ impl Session<'_> {
         self.forget_ended_backups();
         // The WAL for a backup of the latest moment is asked for on another connection, which knows only the
         // segment: so there is one such moment in each segment at a time.
-        let shared = match (self.target.lsn, self.target.is_replica) {
-            (None, false) => self.active_moment(lsn, &timeline),
-            _ => None,
-        };
+        let is_latest = self.target.lsn.is_none() && !self.target.is_replica;
+        let is_shared = is_latest && !request.wal;
+        let shared = if is_shared { self.active_moment(lsn, &timeline) } else { None };
         let moment = match shared {
             Some(moment) => moment,
             None => {
@@ -164,7 +164,8 @@ impl Session<'_> {
             let message = "too many base backups are under way";
             return Err(Report::error(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
         }
-        backups.borrow_mut().push((self.backup_key(), Rc::downgrade(&moment)));
+        let key = if is_shared { self.backup_key() } else { String::new() };
+        backups.borrow_mut().push((key, Rc::downgrade(&moment)));
         Ok(moment)
     }
 
@@ -185,13 +186,15 @@ impl Session<'_> {
         Ok(Some(Rc::new(moment.map_err(|error| error.report())?)))
     }
 
-    fn active_moment(&self, lsn: Lsn, timeline: &Timeline) -> Option<Rc<Moment>> {
+    fn active_moment(&self, lsn: Lsn, timeline: &Rc<Timeline>) -> Option<Rc<Moment>> {
         let segment = |lsn: Lsn| lsn.segment(timeline.manifest.wal_segment_bytes);
         let key = self.backup_key();
         let backups = self.service.backups.borrow();
         let mut active = backups.iter().filter(|backup| backup.0 == key);
         active.find_map(|(_, moment)| {
             let its_own = moment.upgrade().filter(|moment| moment.standby.is_none());
+            // The branch of this name may be another one by now.
+            let its_own = its_own.filter(|moment| Rc::ptr_eq(&moment.timeline, timeline));
             its_own.filter(|moment| segment(moment.image.checkpoint) == segment(lsn))
         })
     }

@@ -1,12 +1,14 @@
 //! `pg_basebackup` and `pg_receivewal` against the page service, and stock servers on what they bring.
 
 use std::path::Path;
+use std::time::Duration;
 
 use pg::lsn::Lsn;
+use runtime::clock;
 
 use crate::cluster::{Cluster, Folder};
 use crate::postgres::current_lsn;
-use crate::service::{Service, settings};
+use crate::service::{Service, block_on, settings};
 use crate::tools::{Restored, Tools, fail, succeed};
 
 /// `pg_basebackup` of a moment into `target`.
@@ -57,6 +59,56 @@ fn a_base_backup_starts_without_recovery_and_is_the_cluster() {
         assert_eq!(restored.sql("SELECT count(*) FROM u"), "0");
         assert_eq!(restored.sql("INSERT INTO u VALUES (2) RETURNING i"), "2");
         restored.check();
+    }
+    service.stop();
+}
+
+/// A base backup that takes longer than any test, until it is dropped.
+struct Slow(std::process::Child);
+
+impl Slow {
+    fn begin(tools: &Tools, service: &Service, lsn: Option<Lsn>, target: &Path, wal: &str) -> Slow {
+        let mut backup = tools.towards("pg_basebackup", service.address);
+        backup.arg("-D").arg(target).args(["-X", wal, "--max-rate", "32"]);
+        if let Some(lsn) = lsn {
+            backup.env("PGOPTIONS", format!("-c howdah.lsn={lsn}"));
+        }
+        let slow = Slow(backup.spawn().expect("the program is installed"));
+        let begun = target.join("PG_VERSION");
+        for _attempt in 0..600 {
+            if begun.exists() {
+                return slow;
+            }
+            block_on(async { clock::sleep(Duration::from_millis(100)).await });
+        }
+        panic!("the base backup does not begin");
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[test]
+fn a_backup_of_now_is_not_that_of_another_moment_under_way() {
+    let cluster = Cluster::start("nowadays", &[], &[]);
+    let (tools, folder) = (Tools::of(&cluster), Folder::new("nowadays-ps"));
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    cluster.sql("CREATE TABLE t (i int)");
+    let earlier = current_lsn(&cluster);
+    service.wait_lsn(earlier);
+    for (name, lsn, wal) in [("named", Some(earlier), "stream"), ("latest", None, "fetch")] {
+        let slow = cluster.make_folder(&format!("slow-{name}")).join("data");
+        let _slow = Slow::begin(&tools, &service, lsn, &slow, wal);
+        cluster.sql("INSERT INTO t VALUES (1)");
+        let target = cluster.make_folder(name).join("data");
+        back_up(&tools, &service, None, &target, &["-X", wal]);
+        let restored = Restored::start(&tools, &target, "");
+        assert_eq!(restored.sql("SELECT count(*) FROM t"), cluster.sql("SELECT count(*) FROM t"));
     }
     service.stop();
 }
