@@ -40,6 +40,9 @@ pub async fn restore(
     target: &Path,
     report: impl Fn(Progress),
 ) -> Result<Restored, ClientError> {
+    // Tablespaces' links lead to the directories beside it from wherever they are read.
+    let absolute = std::path::absolute(target);
+    let target = &absolute.map_err(|source| Error::file("find", target, source))?;
     let mut connection = Connection::connect(login).await?;
     make_empty(target).await?;
     let options = Options::new()

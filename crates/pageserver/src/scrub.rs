@@ -38,6 +38,10 @@ pub async fn run(follower: Rc<Follower>) {
         let found = found.unwrap_or_else(|error| vec![error.to_string()]);
         follower.scrub.borrow_mut().damaged.extend(found);
         let found = or_why(timeline.scrub_wal(more).await);
+        // Of a branch that was deleted meanwhile nothing is missed.
+        if timeline.store.is_closed() {
+            continue;
+        }
         follower.scrub.borrow_mut().damaged.extend(found);
     }
     if let Some(store) = follower.store() {

@@ -36,7 +36,8 @@ impl TimelineStore {
         }
         progress(now);
         damaged.extend(self.scrub_catalog().await);
-        Ok(damaged)
+        // Nor is a store that was closed, and whose directory may be gone.
+        Ok(if self.is_closed() { Vec::new() } else { damaged })
     }
 
     async fn scrub_catalog(&self) -> Option<String> {

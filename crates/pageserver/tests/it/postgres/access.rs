@@ -1,6 +1,7 @@
 //! Who is let in, and how: users, passwords and TLS, with Postgres' own programs and with our client.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use pageserver::client::Client;
 use pageserver::connection::Login;
@@ -16,7 +17,7 @@ use crate::postgres::current_lsn;
 use crate::service::{Service, block_on, settings};
 use crate::tools::{Restored, Tools, fail, succeed};
 
-fn write(path: &std::path::Path, text: &str) {
+fn write(path: &Path, text: &str) {
     runtime::fs::blocking::write_atomic(path, text.as_bytes()).expect("the folder is ours");
     let readable = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(path, readable).expect("the file is ours");
@@ -165,13 +166,20 @@ fn a_restored_directory_starts_with_its_tablespaces() {
         database: format!("main@{lsn}"),
         ..Login::within_process(&service.address.to_string())
     };
-    let (to, again) = (target.clone(), target.clone());
+    // A path as one types it: its links hold nevertheless.
+    let here = std::env::current_dir().expect("there is one");
+    let up = "../".repeat(here.components().count() - 1);
+    let to = Path::new(&up).join(target.strip_prefix("/").expect("it is absolute"));
+    let again = target.clone();
     let (restored, refused) = block_on(async move {
         let restored = restore(&login, &to, |_progress| {}).await;
         (restored, restore(&login, &again, |_progress| {}).await)
     });
     let restored = restored.expect("there is room");
     assert_eq!(restored.tablespaces.len(), 1);
+    let linked =
+        std::fs::read_link(target.join(format!("pg_tblspc/{}", restored.tablespaces[0].0)));
+    assert!(linked.expect("a link").is_absolute(), "it leads there from everywhere");
     assert!(refused.expect_err("it is there").to_string().contains("is not empty"));
     let reference = cluster.data();
     let mut own = tools.as_ourselves("chown");

@@ -64,6 +64,18 @@ fn a_damaged_block_is_an_error_and_scrub_names_it() {
 }
 
 #[test]
+fn a_store_that_is_closed_changes_nothing_and_misses_nothing() {
+    simulated(1, DiskFaults::default(), async {
+        let store = store_with(1..401).await;
+        store.close().await;
+        fs::remove_dir_all(directory()).await.expect("removed");
+        store.commit(Commit::default()).await.expect_err("it is closed");
+        assert!(store.begin_layer().await.is_err(), "it is closed");
+        assert_eq!(store.scrub(|_progress| ()).await.expect("scrubbed"), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn a_missing_layer_or_manifest_is_an_error_at_opening() {
     simulated(1, DiskFaults::default(), async {
         let store = store_with(1..50).await;
