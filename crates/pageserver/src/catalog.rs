@@ -171,12 +171,15 @@ impl Catalog {
         self.memory += history.memory() - before;
     }
 
-    /// The history of a fork, with what came before the branch point.
-    fn history(&self, tag: RelTag) -> Option<History> {
+    /// The history of a fork up to `lsn`, with what came before the branch point; before that it is an ancestor's to say.
+    fn history_at(&self, tag: RelTag, lsn: Lsn) -> Option<History> {
+        if let Some(ancestor) = self.ancestor_at(lsn) {
+            return ancestor.borrow().history_at(tag, lsn);
+        }
         match (self.forks.get(&tag), &self.ancestor) {
-            (Some(history), _) => Some(history.clone()),
+            (Some(history), _) => Some(history.upto(lsn)),
             (None, Some(Ancestor { catalog, at })) => {
-                catalog.borrow().history(tag).map(|history| history.upto(*at))
+                catalog.borrow().history_at(tag, lsn.min(*at))
             }
             (None, None) => None,
         }
@@ -384,7 +387,7 @@ impl Catalog {
 /// What a branch goes on from: the fork as of the branch point.
 fn inherited(ancestor: Option<&Ancestor>, tag: RelTag) -> Option<History> {
     let Ancestor { catalog, at } = ancestor?;
-    let mut history = catalog.borrow().history(tag)?.upto(*at);
+    let mut history = catalog.borrow().history_at(tag, *at)?;
     history.forget_before(*at, &[]);
     Some(history)
 }

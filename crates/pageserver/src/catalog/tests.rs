@@ -168,6 +168,23 @@ fn a_branch_still_sees_what_its_ancestor_forgets_after_the_branch_point() {
 }
 
 #[test]
+fn a_branch_of_a_branch_may_leave_before_that_one_did() {
+    let main = Rc::new(RefCell::new(Catalog::default()));
+    main.borrow_mut().add_base(TAG, 3);
+    main.borrow_mut().change(TAG, |history| history.extend(Lsn(100), 10));
+    main.borrow_mut().change(TAG, |history| history.extend(Lsn(300), 20));
+    let branch = Rc::new(RefCell::new(Catalog::of_branch(Rc::clone(&main), Lsn(400))));
+    branch.borrow_mut().change(TAG, |history| history.extend(Lsn(410), 30));
+    let mut child = Catalog::of_branch(Rc::clone(&branch), Lsn(200));
+    assert_eq!(child.blocks(TAG), Some(10));
+    child.change(TAG, |history| history.extend(Lsn(210), 5));
+    assert_eq!(child.blocks(TAG), Some(10), "it has what was there at its own branch point");
+    child.change(TAG, |history| history.extend(Lsn(220), 11));
+    assert_eq!(child.blocks(TAG), Some(11));
+    assert_eq!(branch.borrow().blocks(TAG), Some(30));
+}
+
+#[test]
 fn copies_are_read_where_they_were_made() {
     let mut catalog = sample();
     let fork = |number| RelNode::new(1663, 7, number).fork(Fork::Main);
