@@ -132,8 +132,10 @@ impl History {
     }
 
     /// Forgets sizes that nobody can ask for any more: those that held at no pin (sorted) and not at `cutoff` or later.
-    /// Where blocks begin is kept: what is stored of an earlier life of a block must not come back.
+    /// Where blocks begin is kept, lest what is stored of an earlier life of a block come back; but not of blocks that have
+    /// begun anew since, for all who can ask.
     pub fn forget_before(&mut self, cutoff: Lsn, pins: &[Lsn]) {
+        self.forget_resets(cutoff, pins);
         let ends = self.sizes.iter().skip(1).map(|size| size.lsn).chain([Lsn::MAX]);
         let ends: Vec<Lsn> = ends.collect();
         let mut number = 0;
@@ -141,6 +143,19 @@ impl History {
             number += 1;
             ends.get(number - 1).is_none_or(|end| is_asked_for(size.lsn, *end, cutoff, pins))
         });
+    }
+
+    /// A table that is emptied again and again, and so cut off by each vacuum, would have more of them without end.
+    fn forget_resets(&mut self, cutoff: Lsn, pins: &[Lsn]) {
+        let mut kept: Vec<Reset> = Vec::new();
+        for reset in std::mem::take(&mut self.resets) {
+            let hides = |before: &Reset| {
+                reset.first <= before.first && !is_asked_for(before.lsn, reset.lsn, cutoff, pins)
+            };
+            while kept.pop_if(|before| hides(before)).is_some() {}
+            kept.push(reset);
+        }
+        self.resets = kept;
     }
 
     /// Since when nothing is there, if that is so for everybody who can ask.
@@ -309,6 +324,22 @@ mod tests {
         let mut shorter = all.clone();
         shorter.forget_before(Lsn(55), &[Lsn(25)]);
         assert_eq!((all.sizes.len(), shorter.sizes.len()), (5, 2), "and others are gone");
+        assert_eq!((all.resets.len(), shorter.resets.len()), (3, 2), "one is pinned, one counts");
+    }
+
+    #[test]
+    fn truncations_without_end_do_not_pile_up() {
+        let mut history = History::with_base(10);
+        for round in 1..1000 {
+            history.extend(Lsn(round * 10), 12);
+            history.truncate(Lsn(round * 10 + 5), if round % 3 == 0 { 2 } else { 4 });
+            history.forget_before(Lsn(round * 10), &[Lsn(17)]);
+            assert!(history.memory() < 1000, "round {round}");
+        }
+        assert_eq!(history.origin(4, Lsn(17)), Origin::Zero(Lsn(15)), "it is pinned");
+        assert_eq!(history.origin(3, Lsn(17)), Origin::Base { blocks: 10 });
+        assert_eq!(history.origin(3, Lsn(9_999)), Origin::Zero(Lsn(9_995)));
+        assert_eq!(history.origin(1, Lsn(9_999)), Origin::Base { blocks: 10 });
     }
 
     #[test]
