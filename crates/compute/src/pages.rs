@@ -3,8 +3,8 @@
 //! 1. What is read in order is asked for before the kernel does, so that the server works while Postgres does.
 //! 2. A page that is on its way is not asked for again: whoever wants it waits.
 //!
-//! A page server that does not answer is asked again for as long as the mount lives: Postgres waits as it would for a
-//! slow disk. A page that it refuses is an error of that page alone.
+//! A page server that does not answer is asked again for as long as the mount lives, at once where a connection was lost
+//! that had idled: Postgres waits as it would for a slow disk. A page that it refuses is an error of that page alone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -164,12 +164,16 @@ impl Pages {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             let taken = self.take().await;
+            let has_idled = taken.stream.is_some();
             match taken.ask(tag, blocks, self.lsn).await {
                 Ok(pages) => return Ok(pages),
                 Err(ClientError::Refused { sqlstate, message, detail }) => {
                     tracing::error!(%sqlstate, message, detail, "the page server refused a page");
                     return Err(Refused);
                 }
+                // The page server was restarted meanwhile, or has closed it; so it has the others that idle. Only a new
+                // connection shows whether it is there.
+                Err(ClientError::Connection(_)) if has_idled => self.close_idle(),
                 Err(ClientError::Connection(error)) => {
                     if pause == RETRY_PAUSE_MIN {
                         tracing::warn!(%error, "no page server; asking again until there is one");
@@ -179,6 +183,11 @@ impl Pages {
                 }
             }
         }
+    }
+
+    fn close_idle(&self) {
+        let idle = std::mem::take(&mut self.streams.borrow_mut().idle);
+        drop(idle);
     }
 
     /// A stream of one's own, once there is one.
@@ -327,7 +336,16 @@ impl std::fmt::Debug for Pages {
 mod tests {
     use super::*;
     use crate::limits::PAGE_BYTES;
+    use pageserver::messages::Messages;
+    use pageserver::settings::Password;
+    use pageserver::tls::Encryption;
     use pg::datadir::relation::{Fork, RelNode};
+    use pg::wire::backend::write::{authentication, copy_both, copy_data, ready_for_query};
+    use pg::wire::backend::{Authentication, TransactionStatus};
+    use pg::wire::pagestream::{Answer, Question, Reply, Request};
+    use runtime::executor::JoinHandle;
+    use runtime::io::{Backend, Options};
+    use runtime::net::{ListenOptions, Listener, Stream};
 
     fn tag() -> RelTag {
         RelNode::new(1663, 5, 16384).fork(Fork::Main)
@@ -384,5 +402,86 @@ mod tests {
             ahead.keep(tag(), block, page(3));
         }
         assert!(ahead.pages.len() <= PAGES_AHEAD_MAX && ahead.order.len() <= PAGES_AHEAD_MAX);
+    }
+
+    /// A page service that knows one thing: each page is full of its number.
+    async fn answer(stream: Stream) -> std::io::Result<()> {
+        let (mut messages, mut out) = (Messages::new(stream, 1 << 20), Vec::new());
+        let start_up = messages.receive_raw().await?.len();
+        messages.take_raw(start_up);
+        authentication(&mut out, Authentication::Ok);
+        ready_for_query(&mut out, TransactionStatus::Idle);
+        messages.send(&out).await?;
+        messages.receive().await?;
+        out.clear();
+        copy_both(&mut out);
+        messages.send(&out).await?;
+        loop {
+            let asked = messages.receive().await?;
+            let request = Request::read(messages.body(&asked)).expect("a question");
+            let Question::Pages(_tag, blocks) = request.question else { return Ok(()) };
+            let pages: Vec<u8> = blocks.iter().flat_map(|block| page_of(block).to_vec()).collect();
+            let (mut data, mut out) = (Vec::new(), Vec::new());
+            let answer = Answer::Pages(&pages);
+            Reply { id: request.id, lsn: request.lsn, answer }.write(&mut data);
+            copy_data(&mut out, &data);
+            messages.send(&out).await?;
+        }
+    }
+
+    fn page_of(block: u32) -> Page {
+        Page::from([block.to_le_bytes()[0]; PAGE_BYTES])
+    }
+
+    type Connections = Rc<RefCell<Vec<JoinHandle<std::io::Result<()>>>>>;
+
+    /// Where it listens, and its connections from the first one on.
+    fn page_service() -> (String, Connections) {
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let listener = Listener::bind(&address, &ListenOptions::default()).expect("a free port");
+        let (address, connections) = (listener.local_address().to_string(), Connections::default());
+        let accepted = Rc::clone(&connections);
+        executor::spawn_detached(async move {
+            while let Ok((stream, _peer)) = listener.accept().await {
+                accepted.borrow_mut().push(executor::spawn(answer(stream)));
+            }
+        });
+        (address, connections)
+    }
+
+    #[test]
+    fn a_page_server_that_was_restarted_is_asked_at_once() {
+        runtime::executor::block_on(&Options::on(Backend::Simulated), async {
+            let (server, connections) = page_service();
+            let login = Login {
+                server,
+                user: "u".to_owned(),
+                password: Password(String::new()),
+                application_name: String::new(),
+                database: "main".to_owned(),
+                encryption: Encryption::default(),
+            };
+            let pages = Rc::new(Pages::new(login, Lsn(100)));
+            let ask = |block| {
+                let pages = Rc::clone(&pages);
+                executor::spawn(async move { pages.fetch(tag(), &[block]).await })
+            };
+            let asked: Vec<_> = (0..8).map(ask).collect();
+            for (asked, block) in asked.into_iter().zip(0..) {
+                assert_eq!(asked.await.expect("it ends"), Ok(vec![page_of(block)]));
+            }
+            assert_eq!(connections.borrow().len(), STREAMS_MAX, "all that there may be");
+            connections.borrow_mut().drain(..).for_each(|connection| connection.abort());
+            clock::sleep(std::time::Duration::from_secs(1)).await;
+            let begin = clock::now();
+            assert_eq!(ask(9).await.expect("it ends"), Ok(vec![page_of(9)]));
+            // In the simulator's time.
+            assert!(
+                clock::now() - begin < RETRY_PAUSE_MIN,
+                "one that idled was taken after another"
+            );
+            assert_eq!(connections.borrow().len(), 1, "what is dead is not counted on again");
+        })
+        .expect("the world goes on");
     }
 }
