@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_page_server_that_was_restarted_is_asked_at_once() {
-        runtime::executor::block_on(&Options::on(Backend::Simulated), async {
+        executor::block_on(&Options::on(Backend::Simulated), async {
             let (server, connections) = page_service();
             let login = Login {
                 server,
