@@ -39,6 +39,7 @@ mod router;
 pub mod rules;
 mod server;
 pub mod settings;
+mod spelling;
 pub mod stats;
 mod suspension;
 mod target;

@@ -21,6 +21,7 @@ use crate::registry;
 use crate::replication;
 use crate::route::{Greeting, Route, Welcome};
 use crate::rules::ConsoleRight;
+use crate::spelling;
 
 impl Arrival<'_> {
     /// Tells the client that it is in, and makes a session of it.
@@ -168,6 +169,9 @@ impl Arrival<'_> {
                 value
             };
             let name = tracked.name(name).cloned().unwrap_or_else(|| name.as_str().into());
+            let own = welcome.tracked.get(&name);
+            let spelled = own.and_then(|own| spelling::reported(&name, &value, own));
+            let value = spelled.unwrap_or(value);
             set = sets.with(&set, &name, Some(&value));
         }
         Ok(set)

@@ -33,6 +33,36 @@ fn parameters_follow_a_client_from_server_to_server() {
 }
 
 #[test]
+fn a_date_style_without_an_order_has_the_servers_own_and_not_the_last_clients() {
+    let one = Settings { default_pool_size: 1, ..settings() };
+    run(one, async |setting: &Setting| {
+        let mut one = setting.session_with(&[("DateStyle", "sql, dmy")]).await;
+        let mut other = setting.session_with(&[("DateStyle", "ISO")]).await;
+        assert_eq!(one.parameters["DateStyle"], "SQL, DMY");
+        assert_eq!(other.parameters["DateStyle"], "ISO, MDY");
+        for _round in 0..2 {
+            assert_eq!(one.query("select date '02/01/2026'").await, "T(02/01/2026)Z");
+            assert_eq!(one.query("show datestyle").await, "T(SQL, DMY)Z");
+            assert_eq!(other.query("select date '02/01/2026'").await, "T(2026-02-01)Z");
+        }
+    });
+}
+
+#[test]
+fn who_asks_for_what_the_server_has_is_told_its_spelling() {
+    run(settings(), async |setting: &Setting| {
+        let plain = setting.session().await;
+        let zone = plain.parameters["TimeZone"].to_ascii_lowercase();
+        let asked = [("client_encoding", "'utf-8'"), ("TimeZone", &zone), ("DateStyle", "iso")];
+        let mut session = setting.session_with(&asked).await;
+        for name in ["client_encoding", "TimeZone", "DateStyle"] {
+            assert_eq!(session.parameters[name], plain.parameters[name]);
+        }
+        assert_eq!(session.query("show client_encoding").await, "T(UTF8)Z");
+    });
+}
+
+#[test]
 fn each_client_is_told_its_own_parameters_whoever_came_before() {
     run(settings(), async |setting: &Setting| {
         for name in ["one", "one", "two", "one"] {
