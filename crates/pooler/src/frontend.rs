@@ -117,6 +117,10 @@ async fn arrive(
             let Some(stream) = arrival.stream else { return Arrived::Nobody };
             let client = Client::new(*parts, stream);
             router.clients.insert(&client);
+            if router.is_finishing() {
+                // It has begun since: whoever waits for the last client is to see this one.
+                router.wake_waiting_for_end();
+            }
             Arrived::Client(client)
         }
         Ok(Seat::Console(administrator, console)) => match arrival.stream {

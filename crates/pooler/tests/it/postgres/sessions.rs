@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use pooler::settings::{PoolMode, Settings};
+use pg::wire::startup;
+use pooler::settings::{AuthType, PoolMode, Secret, Settings, User};
 use runtime::app::{Applet, Stop};
+use runtime::net::Stream;
 use runtime::{clock, executor};
 
 use super::session::Session;
@@ -296,6 +298,40 @@ fn draining_waits_for_transactions_and_for_nothing_else() {
         assert_eq!(last, "Z");
         assert_eq!(end, "E(57P01).");
         assert_eq!(setting.cluster.sql("select count(*) from kept"), "1");
+    });
+}
+
+#[test]
+fn who_gets_in_while_it_drains_is_let_go_too() {
+    let ann = User { password: Some(Secret::new("apple")), ..User::default() };
+    let by_password = Settings {
+        auth_type: AuthType::Plain,
+        users: [("postgres".to_owned(), ann)].into(),
+        ..settings()
+    };
+    run(by_password, async |setting: &Setting| {
+        // For the end to have something to wait for.
+        let mut first = Session::connect(&setting.address).await;
+        first.log_in("postgres", "apple", &[]).await;
+        first.query("begin").await;
+        let mut late = Session::connect(&setting.address).await;
+        let names = [(&b"user"[..], &b"postgres"[..]), (b"database", b"postgres")];
+        let mut packet = Vec::new();
+        startup::write_startup(&mut packet, startup::ProtocolVersion::V3_0, names);
+        late.raw(&packet).send();
+        late.answer_up_to(b'R').await;
+        let address = setting.address.clone();
+        let finishing = executor::spawn(async move {
+            while Stream::connect(&address).await.is_ok() {
+                clock::sleep(Duration::from_millis(5)).await;
+            }
+            late.raw(b"p\0\0\0\x0aapple\0").send();
+            let (welcome, end) = (late.answer().await, late.answer().await);
+            (welcome, end, first.query("commit").await)
+        });
+        setting.pooler.stop(Stop::Drain).await;
+        let (welcome, end, last) = finishing.await.expect("it ran");
+        assert_eq!((&*welcome, &*end, &*last), ("RZ", "E(57P01).", "Z"));
     });
 }
 
