@@ -88,7 +88,7 @@ pub(crate) struct Core {
     /// Nanoseconds, as of the beginning of this turn.
     now: Cell<u64>,
     scheduler: RefCell<Scheduler>,
-    /// Receives of the task that runs, in this poll.
+    /// Receives of the task that runs, in this poll, that got something.
     receives: Cell<u32>,
     /// Woken at the beginning of the next turn.
     yielded: RefCell<Vec<Waker>>,
@@ -182,13 +182,15 @@ impl Core {
         cx: &mut Context<'_>,
         receive: impl FnOnce(&mut driver::Reactor, &mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let receives = self.receives.get() + 1;
-        self.receives.set(receives);
-        if receives > RECEIVES_PER_POLL_MAX {
+        let receives = self.receives.get();
+        if receives >= RECEIVES_PER_POLL_MAX {
             self.yielded.borrow_mut().push(cx.waker().clone());
             return Poll::Pending;
         }
-        self.with_reactor(|reactor| receive(reactor, cx))
+        let received = self.with_reactor(|reactor| receive(reactor, cx));
+        // Asking in vain ends by itself: a task may wait for any number of streams.
+        self.receives.set(receives + u32::from(received.is_ready()));
+        received
     }
 
     fn scheduler(&self) -> RefMut<'_, Scheduler> {

@@ -320,6 +320,35 @@ fn a_stream_that_never_runs_dry_lets_others_run() {
 }
 
 #[test]
+fn a_task_can_wait_for_more_streams_than_it_may_receive_from_in_a_poll() {
+    everywhere(|| async {
+        let (mut ears, mut mouths) = (Vec::new(), Vec::new());
+        for _stream in 0..2 * crate::limits::RECEIVES_PER_POLL_MAX {
+            let (mouth, ear) = pair().await;
+            ears.push(ear);
+            mouths.push(mouth);
+        }
+        let polls = Rc::new(Cell::new(0));
+        let theirs = Rc::clone(&polls);
+        let first = spawn(async move {
+            poll_fn(|cx| {
+                theirs.set(theirs.get() + 1);
+                let heard = ears.iter().map(|ear| ear.poll_recv(cx));
+                heard.filter(Poll::is_ready).last().unwrap_or(Poll::Pending)
+            })
+            .await
+        });
+        for _turn in 0..100 {
+            yield_now().await;
+        }
+        assert!(polls.get() < 10, "it was woken {} times by nothing", polls.get());
+        mouths.last().expect("there are some").queue(b"here");
+        let heard = first.await.expect("not aborted").expect("received");
+        assert_eq!(&*heard, b"here");
+    });
+}
+
+#[test]
 fn a_watch_dropped_while_it_waits_leaves_nothing_behind() {
     use std::os::fd::AsFd;
 
