@@ -200,3 +200,24 @@ impl fmt::Display for ControlError {
 }
 
 impl std::error::Error for ControlError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::segment::WalVersion;
+
+    #[test]
+    fn files_of_a_machine_of_the_other_byte_order_are_refused() {
+        for version in [1300_u32, 1700, 1800] {
+            let mut bytes = [0; 512];
+            bytes[8..12].copy_from_slice(&version.to_be_bytes());
+            let refused = ControlFile::parse(&bytes).map(drop);
+            assert_eq!(refused, Err(ControlError::Version(version.swap_bytes())));
+        }
+        for major in 14..=18 {
+            let magic = WalVersion::from_major(major).expect("it is known").magic();
+            assert!(WalVersion::from_magic(magic).is_some());
+            assert_eq!(WalVersion::from_magic(magic.swap_bytes()), None);
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Base backup, streaming, and the comparison with the stopped cluster.
 
+use pg::datadir::relation::{Fork, RelNode};
+
 use crate::cluster::{Cluster, Folder};
 use crate::postgres::{current_lsn, stop_and_verify};
 use crate::service::{Service, settings};
@@ -146,6 +148,33 @@ fn a_base_backup_of_a_busy_cluster_is_the_same() {
     let report = stop_and_verify(&mut cluster, &service);
     assert!(report.is_identical());
     assert_eq!(report.unsupported_blocks, 0);
+    service.stop();
+}
+
+#[test]
+fn a_page_that_changes_ten_thousand_times_is_right_throughout() {
+    // No checkpoint comes between: there is no image of the page in the WAL but the first.
+    let mut cluster = Cluster::start("hot", &[], &["checkpoint_timeout = 1h", "autovacuum = off"]);
+    let folder = Folder::new("hot-ps");
+    let service = Service::start(settings(folder.path(), cluster.socket()));
+    service.wait_streaming();
+    cluster.sql("CREATE TABLE hot (n int); INSERT INTO hot VALUES (0)");
+    let rel = cluster.sql("SELECT pg_relation_filenode('hot')").parse().expect("a number");
+    let database = cluster.sql("SELECT oid FROM pg_database WHERE datname = 'postgres'");
+    let database = database.parse().expect("a number");
+    let tag = RelNode::new(1663, database, rel).fork(Fork::Main);
+    let mut ends = Vec::new();
+    for _round in 0..4 {
+        cluster.sql(
+            "DO $$ BEGIN FOR i IN 1..2500 LOOP UPDATE hot SET n = n + 1; COMMIT; END LOOP; END $$",
+        );
+        ends.push(current_lsn(&cluster));
+    }
+    service.wait_lsn(ends[3]);
+    let pages: Vec<Vec<u8>> =
+        ends.iter().map(|end| service.page(tag, 0, *end).expect("it is rebuilt")).collect();
+    assert!(pages.windows(2).all(|two| two[0] != two[1]), "each is of its own moment");
+    assert!(stop_and_verify(&mut cluster, &service).is_identical());
     service.stop();
 }
 
