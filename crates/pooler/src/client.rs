@@ -561,14 +561,19 @@ impl Client {
     }
 
     fn farewell(&self, end: &End) -> Option<Report> {
-        if let Some(server) = &*self.server.borrow()
-            && !server.replies.borrow().splitter.is_between_messages()
-        {
-            // In the middle of a message nothing else can be said.
-            return None;
+        let mut is_explained = false;
+        if let Some(server) = &*self.server.borrow() {
+            let replies = server.replies.borrow();
+            if !replies.splitter.is_between_messages() {
+                // In the middle of a message nothing else can be said.
+                return None;
+            }
+            is_explained = replies.ended;
         }
         match end {
             End::Terminated | End::Vanished => None,
+            // Drivers show the last that they are told, and the server has said more than we know.
+            End::ServerGone if is_explained => None,
             End::Told(report) => Some(report.clone()),
             End::ServerGone => Some(Report::fatal(
                 SqlState::CONNECTION_FAILURE,

@@ -67,6 +67,8 @@ pub(crate) struct Replies {
     pub(crate) collected: Vec<u8>,
     /// How a query of ours failed.
     pub(crate) hidden_error: Option<Box<Report>>,
+    /// The client has been told by the server itself why that ends the session.
+    pub(crate) ended: bool,
     /// DISCARD ALL has been carried out, by whomever.
     pub(crate) discarded: bool,
 }

@@ -301,6 +301,7 @@ fn error(replies: &mut Replies, server: &Server, body: &[u8], hidden: bool) -> O
     };
     if fields.ends_session() {
         server.close_needed.set(true);
+        replies.ended = !hidden;
     }
     if hidden {
         let sqlstate = fields.sqlstate.unwrap_or(SqlState::INTERNAL_ERROR);

@@ -91,7 +91,8 @@ fn a_backend_that_dies_takes_one_client_with_it() {
             last[0].starts_with("FATAL 57P01 terminating connection due to administrator"),
             "{last:?}"
         );
-        assert_eq!(last.last().map(String::as_str), Some("closed"));
+        // Drivers show the last that they were told: it must be the server's own reason.
+        assert_eq!(last[1..], ["closed"]);
         assert_eq!(ask(&mut other, "select 1").await, ["row 1", "SELECT 1", "ready I"]);
         drop(other);
         world.check_that_all_is_well().await;

@@ -347,8 +347,7 @@ fn a_server_that_is_shut_down_is_replaced() {
         assert_eq!(session.query("select 2").await, "T(2)Z");
         session.query("begin").await;
         assert_eq!(setting.cluster.sql(kill), "1");
-        let answer = session.answer().await;
-        assert!(answer.starts_with("E(57P01)") && answer.ends_with('.'), "{answer}");
+        assert_eq!(session.answer().await, "E(57P01).", "it says why, and nobody says more");
     });
 }
 
