@@ -87,9 +87,12 @@ pub async fn take(
 /// Removes what an unfinished `howdah recover` left: branches and WAL of an earlier life, and the right to write to its
 /// object store, which without what is in there would be written over.
 async fn discard_recovery(directory: &Path) -> Result<(), Error> {
-    discard(&directory.join(wal_store::FOLDER)).await?;
-    for name in [branches::FILE_NAME, owner::FILE_NAME] {
-        let path = directory.join(name);
+    let wal = directory.join(wal_store::FOLDER);
+    // What is in it, not the folder: it may be a disk of its own.
+    let inside = fs::read_dir(&wal).await.unwrap_or_default().into_iter();
+    let files = inside.filter(|entry| !entry.is_dir).map(|entry| wal.join(entry.name));
+    let own = [branches::FILE_NAME, owner::FILE_NAME].map(|name| directory.join(name));
+    for path in files.chain(own) {
         match fs::remove_file(&path).await {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::file("remove", &path, source));
