@@ -70,7 +70,8 @@ impl Listener {
         with_reactor(|reactor| reactor.slots.get_mut(self.id).set_keepalive(keepalive))
     }
 
-    /// The next connection and where it comes from. Out of descriptors it waits for some to come free.
+    /// The next connection and where it comes from. Out of descriptors it waits for some to come free; what ails one
+    /// connection is not the next one's.
     ///
     /// # Errors
     /// When the listener itself is broken.
@@ -82,7 +83,7 @@ impl Listener {
             });
             match accepted.await {
                 Ok((id, address)) => return Ok((Stream::of(id), address)),
-                Err(error) if is_exhaustion(&error) => {
+                Err(error) if passes(&error) => {
                     if !std::mem::replace(&mut waited, true) {
                         tracing::warn!(address = %self.address, %error, "cannot accept connections for now");
                     }
@@ -94,14 +95,44 @@ impl Listener {
     }
 }
 
-/// Out of something that comes back.
-fn is_exhaustion(error: &io::Error) -> bool {
-    let exhaustion = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| exhaustion.contains(&errno))
+/// Out of something that comes back, or about one connection alone: errors that were pending on it are given to who accepts
+/// it (accept(2), "Error handling"), and a firewall may forbid it.
+fn passes(error: &io::Error) -> bool {
+    const PASSING: [Errno; 13] = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::TIMEDOUT,
+        Errno::CONNRESET,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| PASSING.contains(&errno))
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         try_with_reactor(|reactor| reactor.driver.close(&mut reactor.slots, self.id, false));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ails_one_connection_does_not_end_the_listener() {
+        for errno in [Errno::PERM, Errno::PROTO, Errno::NETUNREACH, Errno::MFILE] {
+            assert!(passes(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::BADF, Errno::INVAL, Errno::OPNOTSUPP] {
+            assert!(!passes(&errno.into()), "{errno}");
+        }
     }
 }
