@@ -148,13 +148,18 @@ fn data_behind_a_copy_that_has_failed_holds_no_server() {
     });
 }
 
+/// A cancel that reaches the server before the query is for nothing.
+const SLEEPING: &str = "select count(*) from pg_stat_activity \
+                        where query = 'select pg_sleep(60)' and state = 'active'";
+
 #[test]
 fn a_cancel_request_reaches_the_query_it_is_for() {
     run(settings(), async |setting: &Setting| {
         let (mut slow, mut other) = (setting.session().await, setting.session().await);
         slow.add_query("select pg_sleep(60)").send();
         other.add_query("select pg_sleep(0.3), 'other'").send();
-        setting.until("both run", async || setting.in_use().await.0 == 2).await;
+        setting.until("both have servers", async || setting.in_use().await.0 == 2).await;
+        setting.until("it runs", async || setting.cluster.sql(SLEEPING) == "1").await;
         let canceler = Stream::connect(&setting.address).await.expect("the pooler accepts");
         let mut out = Vec::new();
         startup::write_cancel_request(&mut out, slow.cancel.0, &slow.cancel.1);
@@ -179,7 +184,7 @@ fn long_cancel_keys_are_for_clients_that_know_them() {
             session.log_in_with(version, "postgres", "", &[]).await;
             assert_eq!(session.cancel.1.len(), bytes);
             session.add_query("select pg_sleep(60)").send();
-            setting.until("it runs", async || setting.in_use().await.0 == 1).await;
+            setting.until("it runs", async || setting.cluster.sql(SLEEPING) == "1").await;
             for short in [true, false] {
                 let key = &session.cancel.1;
                 let key = if short { &key[..bytes - 1] } else { key };
