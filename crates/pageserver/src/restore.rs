@@ -7,7 +7,7 @@ use pg::lsn::Lsn;
 use pg::wire::backend::kind;
 use pg::wire::replication::backup::BackupPart;
 use pg::wire::replication::command::{Command, Options};
-use runtime::fs::{self, File, OpenOptions};
+use runtime::fs::{self, File, OpenOptions, blocking};
 
 use crate::archive::{Archive, EntryKind, Part};
 use crate::basebackup::{Progress, position, results};
@@ -40,11 +40,12 @@ pub async fn restore(
     target: &Path,
     report: impl Fn(Progress),
 ) -> Result<Restored, ClientError> {
-    // Tablespaces' links lead to the directories beside it from wherever they are read.
-    let absolute = std::path::absolute(target);
-    let target = &absolute.map_err(|source| Error::file("find", target, source))?;
     let mut connection = Connection::connect(login).await?;
     make_empty(target).await?;
+    // Tablespaces' links lead to the directories beside it: from wherever they are read, and not by way of a folder that only
+    // we may enter.
+    let found = blocking::canonicalize(target);
+    let target = &found.map_err(|source| Error::file("find", target, source))?;
     let options = Options::new()
         .with("LABEL", "howdah restore")
         .flag("PROGRESS")

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{DirEntry, OpenOptions, operation};
 
@@ -207,6 +207,14 @@ impl Lock {
         self.0.set_len(0)?;
         self.0.write_all_at(text.as_bytes(), 0)
     }
+}
+
+/// The one absolute path of something that is there: without links, and without steps up.
+///
+/// # Errors
+/// What the system says.
+pub fn canonicalize(path: impl AsRef<Path>) -> io::Result<PathBuf> {
+    fs::canonicalize(path)
 }
 
 /// Makes `link` point to `target`.
