@@ -189,7 +189,7 @@ impl Writer<'_> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
         let oid = name.parse().map_err(|_no| Error::protocol("a link that is no tablespace's"))?;
         let (place, link) = (tablespace(&self.target, oid), self.root.join(path));
-        let linked = fs::blocking::symlink(&place, &link);
+        let linked = blocking::symlink(&place, &link);
         linked.map_err(|source| Error::file("create link", &link, source))
     }
 
