@@ -105,9 +105,10 @@ impl Carried {
             tracing::warn!("slots and statistics are lost: the server had to be killed");
             return Ok(());
         };
-        let ends = beginning.ends(places, &control)?;
+        let mut ends = beginning.ends(places, &control)?;
         let Some(&end) = ends.first() else { return Ok(()) };
         let mut restart = None;
+        let mut reached = Lsn::INVALID;
         for folder in FOLDERS {
             for (path, local, bytes) in files.local_files_below(folder) {
                 if folder == SLOTS && !path.ends_with(STATE) {
@@ -122,6 +123,7 @@ impl Carried {
                     };
                     let needed = (slot.restart != Lsn::INVALID).then_some(slot.restart);
                     restart = needed.into_iter().chain(restart).min();
+                    reached = reached.max(slot.restart).max(slot.confirmed);
                 }
                 write(&self.files().join(&path), &content)?;
             }
@@ -129,6 +131,8 @@ impl Carried {
         if let Some(restart) = restart {
             self.keep_wal(places, &control, restart..end)?;
         }
+        // On a branch that ends before what a subscriber has had, he would miss as much of what is written next.
+        ends.retain(|&possible| possible == end || reached <= possible);
         self.count_at(&ends)?;
         tracing::info!(%end, "slots and statistics are kept");
         Ok(())

@@ -22,6 +22,8 @@ pub struct ReplicationSlot {
     pub is_persistent: bool,
     /// WAL from here on must be there; invalid if it holds none.
     pub restart: Lsn,
+    /// What is committed before is not sent again; invalid for a physical slot.
+    pub confirmed: Lsn,
 }
 
 impl ReplicationSlot {
@@ -39,8 +41,12 @@ impl ReplicationSlot {
         let (database, persistency) = (cursor.u32()?, cursor.u32()?);
         let _horizons = (cursor.u32()?, cursor.u32()?);
         let restart = cursor.lsn()?;
+        // A position or, from 16 on, a number and padding.
+        let _invalidated = cursor.u64()?;
+        let confirmed = cursor.lsn()?;
         let database = (database != 0).then_some(database);
-        Some(ReplicationSlot { name, database, is_persistent: persistency == 0, restart })
+        let is_persistent = persistency == 0;
+        Some(ReplicationSlot { name, database, is_persistent, restart, confirmed })
     }
 }
 
@@ -56,7 +62,9 @@ mod tests {
             slot.extend(word.to_le_bytes());
         }
         slot.extend(restart.to_le_bytes());
-        slot.extend([0; 40]);
+        slot.extend([0; 8]);
+        slot.extend((restart + 0x10).to_le_bytes());
+        slot.extend([0; 24]);
         let mut covered = 2_u32.to_le_bytes().to_vec();
         covered.extend(u32::try_from(slot.len()).expect("it is short").to_le_bytes());
         covered.extend(slot);
@@ -74,6 +82,7 @@ mod tests {
             database: Some(5),
             is_persistent: true,
             restart: Lsn(0x0300_0028),
+            confirmed: Lsn(0x0300_0038),
         };
         assert_eq!(slot, expected);
         let physical = ReplicationSlot::parse(&file("standby", 0, 0)).expect("it is whole");
