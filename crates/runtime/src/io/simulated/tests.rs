@@ -16,6 +16,12 @@ fn simulated(seed: u64, faults: Faults) -> Options {
     }
 }
 
+fn where_syncs_fail() -> Options {
+    let disk = DiskFaults { sync_error: 1_000_000, ..DiskFaults::default() };
+    let simulation = Simulation { seed: 1, disk, ..Simulation::default() };
+    Options { simulation, ..Options::on(Backend::Simulated) }
+}
+
 fn address() -> Address {
     "10.0.0.1:5432".parse().expect("an address")
 }
@@ -251,10 +257,7 @@ fn what_was_written_durably_outlives_the_power() {
 
 #[test]
 fn a_failed_durable_write_is_an_error_and_not_there() {
-    let disk = DiskFaults { sync_error: 1_000_000, ..DiskFaults::default() };
-    let simulation = Simulation { seed: 1, disk, ..Simulation::default() };
-    let options = Options { simulation, ..Options::on(Backend::Simulated) };
-    block_on(&options, async {
+    block_on(&where_syncs_fail(), async {
         let file = File::create("f").await.expect("made");
         fs::sync_dir("").await.expect("durable");
         file.write_all_at_durably(vec![1; 1000], 0).await.0.expect_err("syncs fail here");
@@ -266,10 +269,7 @@ fn a_failed_durable_write_is_an_error_and_not_there() {
 
 #[test]
 fn a_failed_sync_loses_the_writes_before_it_for_good() {
-    let disk = DiskFaults { sync_error: 1_000_000, ..DiskFaults::default() };
-    let simulation = Simulation { seed: 1, disk, ..Simulation::default() };
-    let options = Options { simulation, ..Options::on(Backend::Simulated) };
-    block_on(&options, async {
+    block_on(&where_syncs_fail(), async {
         let file = File::create("f").await.expect("made");
         fs::sync_dir("").await.expect("durable");
         file.write_all_at(vec![1; 1000], 0).await.0.expect("written");
